@@ -1,0 +1,1 @@
+"""The one shared model package: networks, weights, devices, tiles and the upscaler."""
