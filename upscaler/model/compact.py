@@ -72,7 +72,8 @@ class Compact(nn.Module):
         self.trunk_floats = channels + 3 * max(features, channels * scale**2)
         self.head_floats = 2 * channels * scale**2
         self.feature_floats = channels * scale**2
-        self.operations = sum(p.numel() for p in self.parameters() if p.dim() == 4)
+        self.trunk_operations = sum(p.numel() for p in self.parameters() if p.dim() == 4)
+        self.head_operations = 0
 
     def settings(self) -> dict[str, Any]:
         """The constructor arguments that make this network again."""

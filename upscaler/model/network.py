@@ -32,8 +32,10 @@ class Network(Protocol):
     """Floats alive at once in ``reconstruct`` for each feature pixel, the result included."""
     feature_floats: int
     """Floats in the result of ``features`` for each feature pixel."""
-    operations: int
-    """Multiplications of both halves for each feature pixel."""
+    trunk_operations: int
+    """Multiplications in ``features`` for each feature pixel."""
+    head_operations: int
+    """Multiplications in ``reconstruct`` for each feature pixel."""
 
     def settings(self) -> dict[str, Any]:
         """The constructor arguments that make this network again."""

@@ -18,6 +18,7 @@ Upsampling = Literal["nearest", "pixelshuffle", "transposed"]
 OutputActivation = Literal["none", "sigmoid", "tanh"]
 
 _SLOPE = 0.2
+_HEAD = ("conv_up", "conv_hr", "conv_last")
 
 
 def _conv(inputs: int, outputs: int, kernel: int = 3) -> nn.Conv2d:
@@ -143,16 +144,16 @@ class RRDBNet(nn.Module):
         # The last enlargement and the HR convolution hold two full pictures of features.
         self.head_floats = (scale * unshuffle) ** 2 * 3 * features
         self.feature_floats = features
-        self.operations = sum(
-            p.numel() * self._positions(name) for name, p in self.named_parameters() if p.dim() == 4
-        )
+        weights = {name: p.numel() for name, p in self.named_parameters() if p.dim() == 4}
+        self.trunk_operations = sum(n for name, n in weights.items() if not name.startswith(_HEAD))
+        self.head_operations = sum(n * self._positions(name) for name, n in weights.items() if name.startswith(_HEAD))
 
     def _positions(self, name: str) -> int:
-        """Output positions per feature pixel of the convolution that owns this weight."""
-        if name.startswith("conv_up"):
-            step = int(name[len("conv_up")])
-            return int(4 ** (step if self.upsampling == "nearest" else step - 1))
-        return int(4**self.doublings) if name.startswith(("conv_hr", "conv_last")) else 1
+        """Positions per feature pixel at which the head's convolution with this weight is applied."""
+        if not name.startswith("conv_up"):
+            return int(4**self.doublings)
+        step = int(name[len("conv_up")])
+        return int(4 ** (step if self.upsampling == "nearest" else step - 1))
 
     def settings(self) -> dict[str, Any]:
         """The constructor arguments that make this network again."""

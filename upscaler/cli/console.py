@@ -1,0 +1,133 @@
+"""Text for people and JSON for programs, from the same calls."""
+
+from __future__ import annotations
+
+import json as json_format
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_PLAIN_INTERVAL = 10.0
+
+
+class Progress(Protocol):
+    """A running display of one long piece of work."""
+
+    def update(self, done: float, description: str | None = None) -> None:
+        """``done`` counts in the unit that the display was opened with."""
+
+
+class Console:
+    """Where a command's words go.
+
+    Without ``json``, results go to stdout and notices to stderr. With it, stdout carries one JSON
+    object per event and everything for people goes to stderr.
+    """
+
+    def __init__(self, *, json: bool = False) -> None:
+        self.json = json
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """One JSON object on stdout, only with ``--json``."""
+        if self.json:
+            print(json_format.dumps({"event": kind, **fields}, default=str, allow_nan=False), flush=True)
+
+    def result(self, content: RenderableType) -> None:
+        """A result that a person asked for: a string or anything rich can draw."""
+        self._print(content, sys.stderr if self.json else sys.stdout)
+
+    def notice(self, text: str) -> None:
+        """A line on what is going on."""
+        self._print(text, sys.stderr)
+
+    def warning(self, text: str, **fields: Any) -> None:
+        """Something a person should know although the work goes on."""
+        self.event("warning", message=text, **fields)
+        self._print(f"warning: {text}", sys.stderr)
+
+    def error(self, text: str, **fields: Any) -> None:
+        """Something that failed: one line."""
+        self.event("error", message=text, **fields)
+        self._print(f"error: {' '.join(text.split())}", sys.stderr)
+
+    def _print(self, content: RenderableType, stream: Any) -> None:
+        if isinstance(content, str):
+            print(content, file=stream, flush=True)
+        else:
+            from rich.console import Console as RichConsole
+
+            RichConsole(file=stream).print(content)
+
+    @contextmanager
+    def progress(self, description: str, total: float, *, unit: str = "", bytes_: bool = False) -> Iterator[Progress]:
+        """Progress with rate and time left: a bar on a terminal, now and then a plain line elsewhere.
+
+        Args:
+            description: what is being done.
+            total: the amount that makes it complete.
+            unit: shown behind the rate, such as ``MP``.
+            bytes_: the amounts are bytes.
+        """
+        if not sys.stderr.isatty():
+            yield _PlainProgress(description, total, unit="MB" if bytes_ else unit, divisor=1e6 if bytes_ else 1)
+            return
+        from rich.console import Console as RichConsole
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            ProgressColumn,
+            TaskProgressColumn,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+        from rich.progress import Progress as RichProgress
+
+        amount: tuple[ProgressColumn, ...] = (
+            (DownloadColumn(), TransferSpeedColumn()) if bytes_ else (TextColumn("{task.fields[rate]}"),)
+        )
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            *amount,
+            TimeRemainingColumn(),
+        )
+        with RichProgress(*columns, console=RichConsole(file=sys.stderr), transient=True) as bar:
+            yield _BarProgress(bar, bar.add_task(description, total=total, rate=""), unit)
+
+
+class _BarProgress:
+    def __init__(self, bar: Any, task: Any, unit: str) -> None:
+        self.bar, self.task, self.unit = bar, task, unit
+        self.start = time.monotonic()
+
+    def update(self, done: float, description: str | None = None) -> None:
+        rate = done / max(time.monotonic() - self.start, 1e-3)
+        self.bar.update(self.task, completed=done, description=description, rate=f"{rate:.3g} {self.unit}/s")
+
+
+class _PlainProgress:
+    def __init__(self, description: str, total: float, *, unit: str, divisor: float) -> None:
+        self.description, self.total, self.unit, self.divisor = description, total, unit, divisor
+        self.start = self.shown = time.monotonic()
+
+    def update(self, done: float, description: str | None = None) -> None:
+        self.description = description or self.description
+        now = time.monotonic()
+        if now - self.shown < _PLAIN_INTERVAL or not 0 < done < self.total:
+            return
+        self.shown = now
+        elapsed = now - self.start
+        left = elapsed * (self.total - done) / done
+        print(
+            f"{self.description}: {done / self.total:.0%}, {done / self.divisor / elapsed:.3g} {self.unit}/s, "
+            f"{left:.0f} s left",
+            file=sys.stderr,
+            flush=True,
+        )

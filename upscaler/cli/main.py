@@ -1,0 +1,81 @@
+"""`srup`: the commands, and the one place where an error becomes a line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from upscaler import __version__
+from upscaler.cli import models, upscale
+from upscaler.cli.console import Console
+from upscaler.errors import UserError
+
+app = typer.Typer(
+    name="srup",
+    help="Upscale pictures, and train the networks that do it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(name="upscale", no_args_is_help=True)(upscale.upscale)
+app.add_typer(models.app, name="models")
+
+# Newer versions of typer carry a click of their own; this is the usage error of whichever is in use.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"srup {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[  # noqa: ARG001 - typer acts on it through the callback
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and stop.")
+    ] = False,
+) -> None:
+    """Upscale pictures, and train the networks that do it."""
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Run the command line and leave with its exit code.
+
+    0: everything asked for was done; 1: some of it failed; 2: the command line was wrong; 130: Ctrl-C.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    console = Console(json="--json" in arguments)
+    try:
+        code = app(args=arguments, standalone_mode=False) or 0
+    except UserError as error:
+        console.error(str(error))
+        code = 1
+    except _UsageError as error:
+        console.error(_one_line(error))
+        code = 2
+    except (KeyboardInterrupt, typer.Abort):
+        console.error("interrupted")
+        code = 130
+    except BrokenPipeError:
+        sys.stdout = None
+        code = 1
+    except Exception as error:  # noqa: BLE001 - the last place; everything that comes here is a bug
+        if "--debug" not in arguments:
+            console.error(f"unexpected {type(error).__name__}: {error} (a bug; run again with --debug and report it)")
+        code = 1
+    else:
+        sys.exit(code)
+    if "--debug" in arguments:
+        traceback.print_exc()
+    sys.exit(code)
+
+
+def _one_line(error: Exception) -> str:
+    context = getattr(error, "ctx", None)
+    message = " ".join(error.format_message().split()) if hasattr(error, "format_message") else str(error)
+    return f"{message} Try '{context.command_path} --help'." if context else message

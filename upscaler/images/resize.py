@@ -1,0 +1,227 @@
+"""Bicubic resizing that agrees with MATLAB's ``imresize``, the resizer behind the published super-resolution benchmarks.
+
+The kernel is the cubic convolution of Keys, "Cubic convolution interpolation for digital image
+processing", IEEE TASSP 29(6), 1981, equation 15 (a = -1/2). Where an axis shrinks, the kernel is
+stretched by 1 / scale, which is the antialiasing. Pixel centres of the two grids are aligned so that
+the picture's outer edges coincide. The axis with the smaller scale goes first, rows first if equal.
+
+Border rule: beyond its edge the picture is mirrored, the edge pixel included (... 2 1 | 1 2 ...),
+as often as the kernel's width asks for.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import ceil
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Pixels = TypeVar("Pixels", NDArray[np.uint8], NDArray[np.uint16], NDArray[np.float32])
+
+_KERNEL_WIDTH = 4
+_BLOCK = 32
+"""Output pixels that share one dense matrix: long enough for BLAS, short enough to hold few zeros."""
+
+
+def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
+    """The (height, width) that MATLAB gives a picture that is resized by a factor: each rounded up."""
+    return ceil(height * scale), ceil(width * scale)
+
+
+def resize(pixels: Pixels, height: int, width: int, scale: float | None = None) -> Pixels:
+    """Resize a picture.
+
+    Args:
+        pixels: (H, W, C), uint8, uint16 or float32, any range.
+        height: rows of the result.
+        width: columns of the result.
+        scale: output pixels per input pixel along both axes. None is MATLAB's rule for a given size,
+            ``height / H`` and ``width / W``. Give the factor together with its ``scaled_size`` for
+            MATLAB's rule for a given factor: where H * scale is not whole, the two differ.
+
+    Returns:
+        (height, width, C) of the same type. Integers are computed in double precision, then rounded
+        (halves up) and clamped after each of the two passes, as MATLAB does; floats may overshoot.
+
+    Raises:
+        TypeError: another type of pixels.
+        ValueError: a size below 1, or a scale that is not above 0.
+    """
+    if pixels.dtype not in (np.uint8, np.uint16, np.float32):
+        raise TypeError(f"resize takes uint8, uint16 or float32 pixels, not {pixels.dtype}")
+    row_scale, column_scale = (scale or height / pixels.shape[0]), (scale or width / pixels.shape[1])
+    rows = _blocks(pixels.shape[0], height, row_scale)
+    columns = _blocks(pixels.shape[1], width, column_scale)
+    if row_scale <= column_scale:
+        return _resample_columns(_resample_rows(pixels, rows, 0, height, 0), columns, width)
+    return _resample_rows(_resample_columns(pixels, columns, width), rows, 0, height, 0)
+
+
+def resize_tensor(x: Tensor, height: int, width: int) -> Tensor:
+    """Resize pictures on their device, differentiably.
+
+    Args:
+        x: (N, C, H, W), floating point, any range.
+        height: rows of the result.
+        width: columns of the result.
+
+    Returns:
+        (N, C, height, width) of the same type and on the same device, not rounded and not clamped.
+        Autocast does not apply; matrix products on CUDA have TF32's precision only where the caller
+        allows TF32.
+
+    Raises:
+        ValueError: a size below 1.
+    """
+    import torch
+
+    row_scale, column_scale = height / x.shape[-2], width / x.shape[-1]
+    rows = (-2, _blocks(x.shape[-2], height, row_scale))
+    columns = (-1, _blocks(x.shape[-1], width, column_scale))
+    with torch.autocast(x.device.type, enabled=False):
+        for axis, blocks in (rows, columns) if row_scale <= column_scale else (columns, rows):
+            pieces = []
+            for block in blocks:
+                matrix = torch.from_numpy(block.matrix).to(x.device, x.dtype)
+                part = x.narrow(axis, block.first, matrix.shape[1])
+                pieces.append(matrix @ part if axis == -2 else part @ matrix.T)
+            x = torch.cat(pieces, axis)
+    return x
+
+
+class BandResizer:
+    """Resizes a picture that is never in memory as a whole, in bands of full rows.
+
+    Every band equals the same rows of ``resize`` of the whole float picture.
+
+    Args:
+        in_height: rows of the whole input picture.
+        in_width: columns of the input.
+        out_height: rows of the whole result.
+        out_width: columns of the result.
+
+    Raises:
+        ValueError: a size below 1.
+    """
+
+    def __init__(self, in_height: int, in_width: int, out_height: int, out_width: int) -> None:
+        self.in_width = in_width
+        self.out_height = out_height
+        self.out_width = out_width
+        self._rows = _blocks(in_height, out_height, out_height / in_height)
+        self._columns = _blocks(in_width, out_width, out_width / in_width)
+        self._indices, self._weights = _taps(in_height, out_height, out_height / in_height)
+        self._rows_first = out_height * in_width <= out_width * in_height
+
+    def needed(self, top: int, bottom: int) -> tuple[int, int]:
+        """The input rows [first, last) that the output rows [top, bottom) are made from.
+
+        Raises:
+            ValueError: rows that the result does not have, or none at all.
+        """
+        if not 0 <= top < bottom <= self.out_height:
+            raise ValueError(f"rows {top} to {bottom} of a result with {self.out_height}")
+        used = self._indices[top:bottom][self._weights[top:bottom] != 0]
+        return int(used.min()), int(used.max()) + 1
+
+    def rows(self, window: NDArray[np.float32], top: int, bottom: int) -> NDArray[np.float32]:
+        """The output rows [top, bottom).
+
+        Args:
+            window: (last - first, in_width, C), the input rows ``needed(top, bottom)``, any range.
+            top: first output row.
+            bottom: the row after the last one.
+
+        Returns:
+            (bottom - top, out_width, C).
+
+        Raises:
+            ValueError: rows that the result does not have, or another window than the needed one.
+        """
+        first, last = self.needed(top, bottom)
+        if window.shape[:2] != (last - first, self.in_width):
+            raise ValueError(
+                f"rows {top} to {bottom} need a window of {last - first}x{self.in_width}, not {window.shape[:2]}"
+            )
+        if self._rows_first:
+            return _resample_columns(
+                _resample_rows(window, self._rows, top, bottom, first), self._columns, self.out_width
+            )
+        return _resample_rows(
+            _resample_columns(window, self._columns, self.out_width), self._rows, top, bottom, first
+        )
+
+
+class _Block(NamedTuple):
+    """A run of output pixels along one axis as a matrix product with the input pixels from ``first`` on."""
+
+    start: int
+    first: int
+    matrix: NDArray[np.float64]
+
+
+def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    x = np.abs(x)
+    near = (1.5 * x - 2.5) * x**2 + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return np.where(x <= 1, near, np.where(x < 2, far, 0))
+
+
+@lru_cache(maxsize=16)
+def _taps(length: int, out_length: int, scale: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Which input pixels make each output pixel of one axis, and with which weights: both (out_length, taps)."""
+    if length < 1 or out_length < 1 or not scale > 0:
+        raise ValueError(f"{length} pixels cannot be resized to {out_length} at scale {scale}")
+    stretch = min(scale, 1.0)
+    width = _KERNEL_WIDTH / stretch
+    centre = (np.arange(out_length) + 0.5) / scale - 0.5
+    indices = np.floor(centre - width / 2).astype(np.int64)[:, None] + np.arange(ceil(width) + 2)
+    weights = _cubic(stretch * (centre[:, None] - indices))
+    weights /= weights.sum(axis=1, keepdims=True)
+    indices %= 2 * length
+    return np.where(indices < length, indices, 2 * length - 1 - indices), weights
+
+
+@lru_cache(maxsize=16)
+def _blocks(length: int, out_length: int, scale: float) -> tuple[_Block, ...]:
+    all_indices, all_weights = _taps(length, out_length, scale)
+    blocks = []
+    for start in range(0, out_length, _BLOCK):
+        weights = all_weights[start : start + _BLOCK]
+        used = np.nonzero(weights)
+        indices = all_indices[start : start + _BLOCK][used]
+        first = int(indices.min())
+        matrix = np.zeros((len(weights), int(indices.max()) + 1 - first))
+        np.add.at(matrix, (used[0], indices - first), weights[used])
+        blocks.append(_Block(start, first, matrix))
+    return tuple(blocks)
+
+
+def _resample_rows(x: Pixels, blocks: tuple[_Block, ...], top: int, bottom: int, first: int) -> Pixels:
+    """Output rows [top, bottom) from ``x``, which holds the input rows from ``first`` on that they need."""
+    flat = x.reshape(len(x), -1)
+    out: NDArray[Any] = np.empty((bottom - top, flat.shape[1]), x.dtype)
+    integer = x.dtype != np.float32
+    precision = np.float64 if integer else np.float32
+    for block in blocks[top // _BLOCK : ceil(bottom / _BLOCK)]:
+        a = max(top - block.start, 0)
+        b = min(bottom - block.start, len(block.matrix))
+        left = max(first - block.first, 0)
+        right = min(first + len(x) - block.first, block.matrix.shape[1])
+        matrix = block.matrix[a:b, left:right].astype(precision)
+        window = flat[block.first + left - first : block.first + right - first]
+        result = matrix @ window.astype(precision, copy=False)
+        if integer:
+            result = np.clip(np.floor(result + 0.5), 0, np.iinfo(x.dtype).max)
+        out[block.start + a - top : block.start + b - top] = result
+    return out.reshape(bottom - top, *x.shape[1:])
+
+
+def _resample_columns(x: Pixels, blocks: tuple[_Block, ...], width: int) -> Pixels:
+    columns = np.ascontiguousarray(x.swapaxes(0, 1))
+    return np.ascontiguousarray(_resample_rows(columns, blocks, 0, width, 0).swapaxes(0, 1))

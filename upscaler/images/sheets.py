@@ -1,0 +1,204 @@
+"""Sheets that show people what happened to a picture: before beside after, and maps of a quantity."""
+
+from __future__ import annotations
+
+from math import ceil
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from upscaler.images.resize import resize
+
+Picture = NDArray[np.uint8]
+
+_BACKGROUND = (24, 24, 24)
+_TEXT = (230, 230, 230)
+_MARK = (255, 196, 0)
+_UNKNOWN = (128, 128, 128)
+_LARGEST_SIDE = 2000
+_DETAIL = 1000
+_LEGEND_HEIGHT = 120
+_HEAT_PATH = (
+    (0, 0, 0),
+    (40, 20, 140),
+    (185, 25, 150),
+    (250, 120, 30),
+    (255, 220, 60),
+    (255, 255, 255),
+)
+
+
+def before_after(before: Picture, after: Picture, labels: tuple[str, str] = ("before", "after")) -> Picture:
+    """Two pictures of one size side by side, each under a strip with its label.
+
+    Pictures of more than 2000 pixels along an edge are shown reduced, and under the reduced view
+    comes the part of ``after`` with the most detail, up to 1000x1000 pixels of both at their own size;
+    a frame in the reduced view says where it is.
+
+    Args:
+        before: (H, W, 3).
+        after: (H, W, 3).
+        labels: what stands above each of them.
+
+    Returns:
+        The sheet, (H', W', 3).
+
+    Raises:
+        ValueError: pictures of different sizes.
+    """
+    if before.shape != after.shape:
+        raise ValueError(f"before of {before.shape} beside after of {after.shape}")
+    height, width = after.shape[:2]
+    if max(height, width) <= _LARGEST_SIDE:
+        return _side_by_side([_labelled(picture, label) for picture, label in zip((before, after), labels, strict=True)])
+
+    top, left = most_detailed(after, _DETAIL, _DETAIL)
+    bottom, right = min(top + _DETAIL, height), min(left + _DETAIL, width)
+    columns = []
+    for picture, label in zip((before, after), labels, strict=True):
+        overview = _overview(picture, (top, left, bottom, right))
+        detail = picture[top:bottom, left:right]
+        columns.append(_stack([_labelled(overview, label), _labelled(detail, f"{label}, detail 1:1")]))
+    return _side_by_side(columns)
+
+
+def heat_map(values: NDArray[np.float32], unit: str, top: float | None = None) -> Picture:
+    """A quantity as colours, with a legend at the right: black is 0, white is ``top`` and more.
+
+    Equal steps of the quantity are equal steps of lightness (CIE L*), so the order survives grey
+    printing and colour blindness. NaN is mid-grey.
+
+    Args:
+        values: (H, W), from 0.
+        unit: written above the legend.
+        top: the value of the legend's upper end; None is the largest finite value.
+
+    Returns:
+        (max(H, 120), W', 3): the map at its own size, then the legend.
+
+    Raises:
+        ValueError: ``top`` is not above 0.
+    """
+    if top is None:
+        finite = values[np.isfinite(values)]
+        top = float(finite.max(initial=0)) or 1.0
+    if not top > 0:
+        raise ValueError(f"the upper end of a legend must be above 0, not {top}")
+    colours = _heat_colours()
+    unknown = np.isnan(values)
+    steps = np.clip(np.where(unknown, 0, values) * (len(colours) / top), 0, len(colours) - 1)
+    picture = colours[steps.astype(np.uint8)]
+    picture[unknown] = _UNKNOWN
+    return _side_by_side([picture, _legend(max(len(picture), _LEGEND_HEIGHT), colours, unit, top)])
+
+
+def most_detailed(picture: Picture, height: int, width: int) -> tuple[int, int]:
+    """Where a picture has the most high-frequency energy, the squared Laplacian summed over a window.
+
+    Args:
+        picture: (H, W, C).
+        height: of the window; clipped to the picture.
+        width: of the window; clipped to the picture.
+
+    Returns:
+        (top, left) of the best window on a grid of 1/32 of its shorter edge.
+    """
+    full_height, full_width = picture.shape[:2]
+    height, width = min(height, full_height), min(width, full_width)
+    cell = max(1, min(height, width) // 32)
+    lefts = np.arange(0, full_width, cell)
+    energy = []
+    for y in range(0, full_height, cell):
+        strip = picture[np.clip(np.arange(y - 1, min(y + cell, full_height) + 1), 0, full_height - 1)]
+        grey = np.pad(strip.sum(axis=2, dtype=np.float32), ((0, 0), (1, 1)), mode="edge")
+        laplacian = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * grey[1:-1, 1:-1]
+        energy.append(np.add.reduceat(np.square(laplacian).sum(axis=0, dtype=np.float64), lefts))
+
+    corner = np.pad(np.cumsum(np.cumsum(energy, axis=0), axis=1), ((1, 0), (1, 0)))
+    down, across = height // cell, width // cell
+    window = corner[down:, across:] - corner[:-down, across:] - corner[down:, :-across] + corner[:-down, :-across]
+    inside = window[: (full_height - height) // cell + 1, : (full_width - width) // cell + 1]
+    row, column = np.unravel_index(np.argmax(inside), inside.shape)
+    return int(row) * cell, int(column) * cell
+
+
+def _overview(picture: Picture, frame: tuple[int, int, int, int]) -> Picture:
+    height, width = picture.shape[:2]
+    scale = _DETAIL / max(height, width)
+    small = Image.fromarray(resize(picture, ceil(height * scale), ceil(width * scale)))
+    top, left, bottom, right = (int(edge * scale) for edge in frame)
+    ImageDraw.Draw(small).rectangle((left, top, right - 1, bottom - 1), outline=_MARK, width=2)
+    return np.asarray(small)
+
+
+def _labelled(picture: Picture, label: str) -> Picture:
+    font = _font(picture.shape[0])
+    left, _, right, _ = font.getbbox(label)
+    padding = ceil(font.size / 2)
+    width = max(picture.shape[1], ceil(right - left) + 2 * padding)
+    strip = Image.new("RGB", (width, ceil(font.size * 1.8)), _BACKGROUND)
+    ImageDraw.Draw(strip).text((padding, strip.height / 2), label, fill=_TEXT, font=font, anchor="lm")
+    return _stack([np.asarray(strip), picture])
+
+
+def _legend(height: int, colours: Picture, unit: str, top: float) -> Picture:
+    font = _font(height)
+    line = ceil(font.size * 1.6)
+    bar_top, bar_bottom, bar = line + line // 2, height - line // 2, line
+    ticks = max(1, min(4, (bar_bottom - bar_top) // (2 * line)))
+    labels = [f"{top * tick / ticks:.3g}" for tick in range(ticks + 1)]
+    width = ceil(max(font.getlength(unit), bar + line // 2 + max(font.getlength(label) for label in labels)))
+    legend = Image.new("RGB", (width + line, height), _BACKGROUND)
+    draw = ImageDraw.Draw(legend)
+    left = line // 2
+    draw.text((left, line / 2), unit, fill=_TEXT, font=font, anchor="lm")
+    gradient = colours[np.linspace(len(colours) - 1, 0, bar_bottom - bar_top).round().astype(np.uint8)]
+    legend.paste(Image.fromarray(np.repeat(gradient[:, None], bar, axis=1)), (left, bar_top))
+    draw.rectangle((left - 1, bar_top - 1, left + bar, bar_bottom), outline=_TEXT)
+    for tick, label in enumerate(labels):
+        y = bar_bottom - (bar_bottom - bar_top) * tick / ticks
+        draw.text((left + bar + line // 2, y), label, fill=_TEXT, font=font, anchor="lm")
+    return np.asarray(legend)
+
+
+def _font(height: int) -> ImageFont.FreeTypeFont:
+    """Pillow's own font, about as large beside a small picture as beside a large one."""
+    font = ImageFont.load_default(min(max(14, height // 50), 48))
+    if not isinstance(font, ImageFont.FreeTypeFont):
+        raise RuntimeError("this Pillow was built without FreeType and cannot write labels")
+    return font
+
+
+def _heat_colours() -> Picture:
+    """(256, 3) along ``_HEAT_PATH``, equally spaced in lightness."""
+    path = np.array(_HEAT_PATH, dtype=np.float64) / 255
+    fine = np.linspace(0, len(path) - 1, 4096)
+    colours = np.stack([np.interp(fine, np.arange(len(path)), channel) for channel in path.T], axis=1)
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ (0.2126, 0.7152, 0.0722)
+    lightness = np.where(luminance <= (6 / 29) ** 3, luminance * (29 / 3) ** 3, 116 * np.cbrt(luminance) - 16)
+    even = np.interp(np.linspace(0, lightness[-1], 256), lightness, fine)
+    table = np.stack([np.interp(even, fine, channel) for channel in colours.T], axis=1)
+    return (table * 255).round().astype(np.uint8)
+
+
+def _side_by_side(pictures: list[Picture]) -> Picture:
+    gap = 8
+    height = max(len(picture) for picture in pictures)
+    sheet = np.full((height, sum(p.shape[1] for p in pictures) + gap * (len(pictures) - 1), 3), _BACKGROUND, np.uint8)
+    left = 0
+    for picture in pictures:
+        sheet[: picture.shape[0], left : left + picture.shape[1]] = picture
+        left += picture.shape[1] + gap
+    return sheet
+
+
+def _stack(pictures: list[Picture]) -> Picture:
+    width = max(picture.shape[1] for picture in pictures)
+    sheet = np.full((sum(len(picture) for picture in pictures), width, 3), _BACKGROUND, np.uint8)
+    top = 0
+    for picture in pictures:
+        sheet[top : top + len(picture), : picture.shape[1]] = picture
+        top += len(picture)
+    return sheet

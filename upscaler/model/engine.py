@@ -1,0 +1,258 @@
+"""One pass of a network over a picture, cut as the plan says, on whichever device."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from upscaler.errors import UserError
+from upscaler.images.rows import FloatArray, Rows
+from upscaler.model.device import is_out_of_memory
+from upscaler.model.network import Network
+from upscaler.model.tiles import Box, Plan, make_plan
+
+# Flips and transpositions of a square: none, left-right, up-down, both; each also transposed.
+_Turn = tuple[bool, bool, bool]
+_TURNS: tuple[_Turn, ...] = tuple((h, v, t) for t in (False, True) for v in (False, True) for h in (False, True))
+
+
+@dataclass(frozen=True)
+class Worked:
+    """Multiplications done since the last such event."""
+
+    operations: float
+
+
+@dataclass(frozen=True)
+class Redone:
+    """A tile came out with NaN or infinite values and was computed again in fp32."""
+
+    box: Box
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """Memory ran out; the rest of the picture goes on in smaller tiles."""
+
+    plan: Plan
+
+
+Event = Worked | Redone | Shrunk
+Notify = Callable[[Event], None]
+
+
+class Engine:
+    """A network on a device.
+
+    Args:
+        network: an ``nn.Module`` that keeps the ``Network`` protocol; it is copied, not changed.
+        device, dtype: where and in which precision it computes.
+        tta: average the results of all eight flips and rotations (test-time augmentation).
+        notify: told of every event.
+    """
+
+    def __init__(
+        self, network: Network, *, device: torch.device, dtype: torch.dtype, tta: bool, notify: Notify
+    ) -> None:
+        self.network = network
+        self.device = device
+        self.dtype = dtype
+        self.turns = _TURNS if tta else _TURNS[:1]
+        self.notify = notify
+        self._fast = self._placed(dtype)
+        self._safe: Network | None = None
+
+    @property
+    def weights_memory(self) -> int:
+        """Bytes of the weights on the device."""
+        assert isinstance(self._fast, nn.Module)
+        return sum(p.numel() * p.element_size() for p in self._fast.parameters())
+
+    def plan(self, height: int, width: int, budget: int, tile: int | Literal["auto", "whole"]) -> Plan:
+        """The plan for one pass over a picture of that size."""
+        return make_plan(
+            self.network, height, width, budget=budget, element=self.dtype.itemsize, tile=tile,
+            batch=min(len(self.turns), 2),
+        )  # fmt: skip
+
+    def operations(self, plan: Plan) -> float:
+        """Multiplications of a pass by that plan, test-time augmentation included."""
+        return plan.operations(self.network) * len(self.turns)
+
+    def run(self, rows: Rows, plan: Plan, *, skip_ones: bool = False) -> Rows:
+        """The picture ``scale`` times as large, in 0..1.
+
+        Args:
+            rows: RGB, float32 in 0..1.
+            plan: made for this picture's size.
+            skip_ones: tiles whose every input is 1 give 1 without being computed (opaque alpha).
+
+        Raises:
+            UserError: values that are not finite in fp32 too, or no memory for the smallest tile.
+        """
+        scale = self.network.scale
+        bands = self._bands(rows, plan, skip_ones)
+        return Rows(rows.height * scale, rows.width * scale, 3, bands)
+
+    def _bands(self, rows: Rows, plan: Plan, skip_ones: bool) -> Iterator[FloatArray]:
+        scale, top = self.network.scale, 0
+        while top < rows.height:
+            band = self._row_or_nothing(rows, plan, top, skip_ones)
+            if band is None:
+                plan = self._shrunk(plan)
+                continue
+            bottom = min(top + plan.tile_height, rows.height)
+            yield band[: (bottom - top) * scale, : rows.width * scale]
+            top = bottom
+
+    def _row_or_nothing(self, rows: Rows, plan: Plan, top: int, skip_ones: bool) -> FloatArray | None:
+        """One row of tiles; None where memory ran out. On return nothing of a failed try is alive."""
+        try:
+            return self._row(rows, plan, top, skip_ones)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+
+    def _shrunk(self, plan: Plan) -> Plan:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        try:
+            smaller = self.plan(plan.height, plan.width, int(plan.memory * 0.6), "auto")
+        except UserError:
+            raise UserError(
+                f"out of memory on {self.device} with tiles of {plan.tile_width} x {plan.tile_height}; "
+                "free some memory, or use a smaller model"
+            ) from None
+        self.notify(Shrunk(smaller))
+        return smaller
+
+    def _row(self, rows: Rows, plan: Plan, top: int, skip_ones: bool) -> FloatArray:
+        scale = self.network.scale
+        boxes = plan.row(top)
+        outer_row = boxes[0].grown(plan.halo, plan.height, plan.width)
+        window = rows.window(outer_row.top, min(outer_row.bottom, rows.height))
+        padding = (outer_row.bottom - outer_row.top - len(window), plan.width - rows.width)
+        if any(padding):
+            window = np.pad(window, ((0, padding[0]), (0, padding[1]), (0, 0)), mode="edge")
+        band: FloatArray | None = None
+        for box in boxes:
+            outer = box.grown(plan.halo, plan.height, plan.width)
+            values = window[:, outer.left : outer.right]
+            if skip_ones and values.min() == 1:
+                tile = np.ones((box.height * scale, box.width * scale, 3), np.float32)
+            else:
+                tile = self._tile(values, plan, box, outer)
+            if len(boxes) == 1:
+                return tile
+            if band is None:
+                band = np.empty((box.height * scale, plan.width * scale, 3), np.float32)
+            band[:, box.left * scale : box.right * scale] = tile
+        assert band is not None
+        return band
+
+    def _tile(self, values: FloatArray, plan: Plan, box: Box, outer: Box) -> FloatArray:
+        x = torch.from_numpy(np.array(values)).permute(2, 0, 1)[None]
+        tile = self._computed(self._fast, self.dtype, x, plan, box, outer)
+        if not np.isfinite(tile).all() and self.dtype != torch.float32:
+            self.notify(Redone(box))
+            self._safe = self._safe or self._placed(torch.float32)
+            tile = self._computed(self._safe, torch.float32, x, plan, box, outer)
+        if not np.isfinite(tile).all():
+            raise UserError("the network gives values that are not finite numbers for this picture; use another model")
+        return np.clip(tile, 0, 1, out=tile)
+
+    def _computed(
+        self, network: Network, dtype: torch.dtype, x: Tensor, plan: Plan, box: Box, outer: Box
+    ) -> FloatArray:
+        total: Tensor | None = None
+        with torch.inference_mode(), self._counted(network):
+            x = x.to(self.device, dtype)
+            for turn in self.turns:
+                turned = _turn(x, turn).contiguous(memory_format=torch.channels_last)
+                core = _turned_box(box, outer, turn)
+                tile = _turn_back(_enlarged(network, turned, core, plan.head_rows), turn)
+                total = tile if total is None else total.add_(tile)
+            assert total is not None
+            total = total / len(self.turns) if len(self.turns) > 1 else total
+            return total.permute(1, 2, 0).cpu().numpy()
+
+    def _placed(self, dtype: torch.dtype) -> Network:
+        network: Any = copy.deepcopy(self.network)
+        placed: Network = network.to(self.device, dtype, memory_format=torch.channels_last).eval().requires_grad_(False)
+        return placed
+
+    def _counted(self, network: Network) -> _Counter:
+        return _Counter(network, self.notify)
+
+
+class _Counter:
+    """While entered, tells of every convolution that has been done."""
+
+    def __init__(self, network: Network, notify: Notify) -> None:
+        assert isinstance(network, nn.Module)
+        self.convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+        self.notify = notify
+        self.handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def __enter__(self) -> None:
+        self.handles = [m.register_forward_hook(self._done) for m in self.convolutions]
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _done(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        positions = inputs[0] if isinstance(module, nn.ConvTranspose2d) else output
+        assert isinstance(module.weight, Tensor)
+        self.notify(Worked(positions.shape[-1] * positions.shape[-2] * module.weight.numel()))
+
+
+def _enlarged(network: Network, x: Tensor, core: Box, head_rows: int) -> Tensor:
+    """The core of (1, 3, H, W), enlarged: float32 (3, h * scale, w * scale).
+
+    The trunk runs over all of ``x``, the head over the core in bands of ``head_rows`` feature rows.
+    """
+    unit, factor = network.unshuffle, network.scale * network.unshuffle
+    f = network.features(x)
+    core = Box(core.top // unit, core.bottom // unit, core.left // unit, core.right // unit)
+    out = torch.empty((3, core.height * factor, core.width * factor), dtype=torch.float32, device=x.device)
+    for top in range(core.top, core.bottom, head_rows):
+        band = Box(top, min(top + head_rows, core.bottom), core.left, core.right)
+        outer = band.grown(network.head_reach, f.shape[-2], f.shape[-1])
+        large = network.reconstruct(f[..., outer.top : outer.bottom, outer.left : outer.right])
+        rows, columns = band.inside(outer, factor)
+        out[:, (band.top - core.top) * factor : (band.bottom - core.top) * factor] = large[0, :, rows, columns]
+    return out
+
+
+def _turn(x: Tensor, turn: _Turn) -> Tensor:
+    across, down, transposed = turn
+    x = x.flip(-1) if across else x
+    x = x.flip(-2) if down else x
+    return x.transpose(-1, -2) if transposed else x
+
+
+def _turn_back(x: Tensor, turn: _Turn) -> Tensor:
+    across, down, transposed = turn
+    x = x.transpose(-1, -2) if transposed else x
+    x = x.flip(-2) if down else x
+    return x.flip(-1) if across else x
+
+
+def _turned_box(box: Box, outer: Box, turn: _Turn) -> Box:
+    """Where the core lies in its turned surroundings."""
+    across, down, transposed = turn
+    rows, columns = box.inside(outer)
+    top, bottom, left, right = rows.start, rows.stop, columns.start, columns.stop
+    if across:
+        left, right = outer.width - right, outer.width - left
+    if down:
+        top, bottom = outer.height - bottom, outer.height - top
+    return Box(left, right, top, bottom) if transposed else Box(top, bottom, left, right)

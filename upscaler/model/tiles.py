@@ -1,0 +1,218 @@
+"""Boxes, halos and the plan: how a picture is cut so that it fits in memory and no cut shows.
+
+Geometry only; nothing here computes a pixel. The trunk of a network works at low resolution and sees
+far, its head sees a few feature pixels. Where the trunk fits the budget, it runs over the whole
+picture and the head in bands: exact, with nothing computed twice. Where it does not, the picture is
+cut into tiles, each computed with a halo of surrounding pixels that is thrown away afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Literal
+
+from upscaler.errors import UserError
+from upscaler.model.network import Network
+
+# Halo, in feature pixels, beyond which no network's result moves by 1/255: measured, see docs/tiling.md.
+MEASURED_HALO = 96
+_SMALLEST_TILE = 16
+# The head's bands are this large or smaller, in bytes: larger ones gain nothing.
+_HEAD_BAND_BYTES = 256 * 2**20
+# Memory that allocators and convolution workspaces add to the tensors themselves, measured.
+_OVERHEAD = 1.15
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle of pixels, half open."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def height(self) -> int:
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> int:
+        return self.right - self.left
+
+    @property
+    def area(self) -> int:
+        return self.height * self.width
+
+    def grown(self, halo: int, height: int, width: int) -> Box:
+        """This box with a halo on every side, kept inside a picture of height x width."""
+        return Box(
+            max(self.top - halo, 0),
+            min(self.bottom + halo, height),
+            max(self.left - halo, 0),
+            min(self.right + halo, width),
+        )
+
+    def inside(self, outer: Box, factor: int = 1) -> tuple[slice, slice]:
+        """Where this box lies in an array that covers ``outer`` with ``factor`` elements per pixel."""
+        return (
+            slice((self.top - outer.top) * factor, (self.bottom - outer.top) * factor),
+            slice((self.left - outer.left) * factor, (self.right - outer.left) * factor),
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one pass of a network over one picture is cut.
+
+    All lengths are in input pixels; height and width are padded to multiples of the network's
+    unshuffle, and so is every edge of a tile.
+    """
+
+    height: int
+    width: int
+    tile_height: int
+    tile_width: int
+    halo: int
+    head_rows: int
+    """Feature rows that the head turns into picture at once."""
+    memory: int
+    """Predicted peak, in bytes, of everything this pass holds."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether the trunk runs over the whole picture at once."""
+        return self.tile_height >= self.height and self.tile_width >= self.width
+
+    @property
+    def tiles(self) -> int:
+        return ceil(self.height / self.tile_height) * ceil(self.width / self.tile_width)
+
+    def row(self, top: int) -> list[Box]:
+        """The tiles, left to right, of the row of tiles that starts at ``top``."""
+        bottom = min(top + self.tile_height, self.height)
+        return [
+            Box(top, bottom, left, min(left + self.tile_width, self.width))
+            for left in range(0, self.width, self.tile_width)
+        ]
+
+    def boxes(self) -> Iterator[tuple[Box, Box]]:
+        """Every tile and the same with its halo."""
+        for top in range(0, self.height, self.tile_height):
+            for box in self.row(top):
+                yield box, box.grown(self.halo, self.height, self.width)
+
+    def operations(self, network: Network) -> float:
+        """Multiplications that this plan costs, recomputed halos included."""
+        trunk = sum(outer.area for _, outer in self.boxes())
+        return float(
+            (trunk * network.trunk_operations + self.height * self.width * network.head_operations)
+            / network.unshuffle**2
+        )
+
+
+def halo_of(network: Network) -> int:
+    """Input pixels of halo that keep a tile within 1/255 of the whole picture.
+
+    The exact reach where that is small (``compact`` always, shallow RRDBNets); the measured reach of
+    the deep ones, whose far pixels have an influence that is there but too small to see.
+    """
+    unit = network.unshuffle
+    exact = ceil((network.trunk_reach + network.head_reach * unit) / unit) * unit
+    return min(exact, MEASURED_HALO * unit)
+
+
+def make_plan(
+    network: Network,
+    height: int,
+    width: int,
+    *,
+    budget: int,
+    element: int = 4,
+    tile: int | Literal["auto", "whole"] = "auto",
+    batch: int = 1,
+) -> Plan:
+    """The cheapest way to cut a picture so that one pass stays within the budget.
+
+    Args:
+        network: what will run.
+        height, width: of the picture, in pixels.
+        budget: bytes that the pass may hold at once.
+        element: bytes of one number in the precision that computes.
+        tile: ``auto``; ``whole`` to run the trunk over everything whatever it takes; or the edge of
+            square tiles in pixels.
+        batch: copies of a tile's result that are alive together.
+
+    Raises:
+        UserError: not even the smallest tile fits the budget.
+    """
+    unit = network.unshuffle
+    height, width = ceil(height / unit) * unit, ceil(width / unit) * unit
+    halo = halo_of(network)
+
+    def plan(tile_height: int, tile_width: int) -> Plan:
+        rough = Plan(height, width, min(tile_height, height), min(tile_width, width), halo, 0, 0)
+        return _with_memory(rough, network, element, batch)
+
+    if tile == "whole":
+        return plan(height, width)
+    if tile != "auto":
+        edge = max(ceil(tile / unit) * unit, unit)
+        return plan(edge, edge)
+    best = plan(height, width)
+    if best.memory <= budget:
+        return best
+
+    fitting: list[tuple[float, Plan]] = []
+    for columns in range(1, ceil(width / _SMALLEST_TILE) + 1):
+        tile_width = ceil(width / columns / unit) * unit
+        low, high = 0, ceil(height / unit)
+        while low < high:
+            middle = (low + high + 1) // 2
+            if plan(middle * unit, tile_width).memory <= budget:
+                low = middle
+            else:
+                high = middle - 1
+        if low * unit < min(_SMALLEST_TILE, height):
+            continue
+        rows = ceil(height / (low * unit))
+        candidate = plan(ceil(height / rows / unit) * unit, tile_width)
+        waste = (1 + 2 * halo / candidate.tile_height) * (1 + 2 * halo / candidate.tile_width)
+        fitting.append((waste, candidate))
+    if not fitting:
+        least = plan(_SMALLEST_TILE, _SMALLEST_TILE).memory
+        raise UserError(
+            f"a picture of {width} x {height} needs at least {megabytes(least)} beyond what is in use, "
+            f"and {megabytes(max(budget, 0))} are left; raise --memory or use a smaller model"
+        )
+    return min(fitting, key=lambda pair: pair[0])[1]
+
+
+def _with_memory(plan: Plan, network: Network, element: int, batch: int) -> Plan:
+    """The same plan with the head's bands chosen and its peak memory predicted."""
+    unit, enlarged = network.unshuffle, network.scale**2 * network.channels
+    outer = Box(0, plan.tile_height, 0, plan.tile_width).grown(plan.halo, plan.height, plan.width)
+    # A tile in the middle has its halo on both sides.
+    outer_height = min(plan.tile_height + 2 * plan.halo, plan.height) if not plan.whole else outer.height
+    outer_width = min(plan.tile_width + 2 * plan.halo, plan.width) if not plan.whole else outer.width
+    feature_pixels = outer_height * outer_width // unit**2
+    core_width = min(plan.tile_width // unit + 2 * network.head_reach, outer_width // unit)
+    row = core_width * network.head_floats * element
+    head_rows = max(min(plan.tile_height // unit, _HEAD_BAND_BYTES // row - 2 * network.head_reach), 1)
+
+    trunk = feature_pixels * network.trunk_floats * element
+    head = feature_pixels * network.feature_floats * element + (head_rows + 2 * network.head_reach) * row
+    tile = plan.tile_height * plan.tile_width * enlarged * 4 * batch
+    rows = (outer_height + plan.halo) * plan.width * network.channels * 4 * 2
+    result = 0 if plan.tile_width >= plan.width else plan.tile_height * plan.width * enlarged * 4
+    # The band that is handed on is still read while the next one is made.
+    handed_on = 0 if plan.tile_height >= plan.height else plan.tile_height * plan.width * enlarged * 4
+    memory = _OVERHEAD * (max(trunk, head + tile) + rows + result + handed_on)
+    return replace(plan, head_rows=head_rows, memory=int(memory))
+
+
+def megabytes(count: int) -> str:
+    """A number of bytes for people: MB, or GB from a thousand of them."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

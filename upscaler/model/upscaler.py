@@ -1,0 +1,296 @@
+"""Upscaler: picture in, picture out, at any size."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from upscaler.errors import UserError
+from upscaler.images.alpha import BLEED_REACH, bleed
+from upscaler.images.colour import matched
+from upscaler.images.rows import BAND, FloatArray, Rows, resized
+from upscaler.model.device import choose_device, choose_precision, memory_budget
+from upscaler.model.engine import Engine, Event
+from upscaler.model.network import Network
+from upscaler.model.tiles import Plan
+
+Pixels = NDArray[Any]
+"""(H, W, C), uint8 or uint16; C is 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha."""
+
+AlphaUpsampler = Literal["network", "bicubic"]
+
+_LONGEST_SIDE = 1_000_000
+# What files, threads and allocators take beside the tensors of the plan, measured on large pictures.
+_FIXED_OVERHEAD = 96 * 2**20
+_SAMPLE_EDGE = 64
+
+
+class Source(Protocol):
+    """A picture that can be read from the top as often as needed; ``images.files.PictureFile`` is one."""
+
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def channels(self) -> int: ...
+    @property
+    def depth(self) -> int: ...
+    def bands(self, rows: int) -> Iterator[Pixels]:
+        """Its pixels, that many rows at a time."""
+        ...
+
+
+@dataclass(frozen=True)
+class PixelSource:
+    """A picture in memory as a source of bands."""
+
+    pixels: Pixels
+
+    @property
+    def height(self) -> int:
+        return int(self.pixels.shape[0])
+
+    @property
+    def width(self) -> int:
+        return int(self.pixels.shape[1])
+
+    @property
+    def channels(self) -> int:
+        return int(self.pixels.shape[2])
+
+    @property
+    def depth(self) -> int:
+        return self.pixels.dtype.itemsize * 8
+
+    def bands(self, rows: int) -> Iterator[Pixels]:
+        for top in range(0, self.height, rows):
+            yield self.pixels[top : top + rows]
+
+
+@dataclass(frozen=True)
+class Size:
+    """The size of a result: a factor, or a width and a height of which one may follow from the other.
+
+    Raises:
+        UserError: nothing asked for, or something that is not positive and finite.
+    """
+
+    scale: float | None = None
+    width: int | None = None
+    height: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.scale is not None and not (math.isfinite(self.scale) and self.scale > 0):
+            raise UserError(f"a scale of {self.scale:g} is not possible; it must be a number above 0")
+        for side in (self.width, self.height):
+            if side is not None and not 0 < side <= _LONGEST_SIDE:
+                raise UserError(f"a side of {side} pixels is not possible; it must be 1 to {_LONGEST_SIDE}")
+
+    def of(self, height: int, width: int, network_scale: int) -> tuple[int, int]:
+        """(height, width) of the result for a picture of that size; nothing asked: the network's scale."""
+        if self.width or self.height:
+            factor = self.width / width if self.width else (self.height or 0) / height
+            result = (self.height or max(round(height * factor), 1), self.width or max(round(width * factor), 1))
+        else:
+            factor = self.scale or network_scale
+            result = (max(round(height * factor), 1), max(round(width * factor), 1))
+        if max(result) > _LONGEST_SIDE:
+            raise UserError(f"the result would be {result[1]} x {result[0]} pixels; a side can be {_LONGEST_SIDE}")
+        return result
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What upscaling one picture will take."""
+
+    height: int
+    width: int
+    passes: tuple[Plan, ...]
+    """The plan of each pass of the network over the colours."""
+    memory: int
+    """Predicted peak in bytes beyond what the process held before: device memory on a GPU, else RAM."""
+    operations: float
+    output_bytes: int
+    """Of the result before compression."""
+
+
+class Upscaler:
+    """A network that upscales pictures of any size, depth and kind within a memory budget.
+
+    Args:
+        network: anything that keeps the ``Network`` protocol, with three picture channels.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps`` or another device of PyTorch's.
+        precision: ``auto``, ``fp32``, ``fp16`` or ``bf16``.
+        memory: bytes that may be in use at the peak: of the GPU's memory, or of RAM by this process.
+            None takes a share of what is free.
+        tile: ``auto``, ``whole``, or the edge of square tiles in pixels.
+        tta: average the results for all eight flips and rotations.
+        colour_fix: move the low frequencies of the result to those of the picture.
+        alpha: what enlarges an alpha channel.
+        notify: told of each engine event: work done, tiles redone, plans shrunk.
+
+    Raises:
+        UserError: a device or precision that is not there, or a network of other than three channels.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        memory: int | None = None,
+        tile: int | Literal["auto", "whole"] = "auto",
+        tta: bool = False,
+        colour_fix: bool = False,
+        alpha: AlphaUpsampler = "network",
+        notify: Callable[[Event], None] = lambda _: None,
+    ) -> None:
+        if network.channels != 3:
+            raise UserError(f"this network works on pictures of {network.channels} channels; upscaling needs 3 (RGB)")
+        self.network = network
+        self.device = choose_device(device)
+        self.dtype = choose_precision(precision, self.device)
+        self.memory = memory
+        self.tile: int | Literal["auto", "whole"] = tile
+        self.colour_fix = colour_fix
+        self.alpha = alpha
+        self.engine = Engine(network, device=self.device, dtype=self.dtype, tta=tta, notify=notify)
+
+    def upscale(self, pixels: Pixels, size: Size = Size()) -> Pixels:  # noqa: B008 - frozen
+        """(H, W, C) uint8 or uint16 to the asked size, same channels and depth."""
+        return np.concatenate(list(self.bands(PixelSource(pixels), size)))
+
+    def estimate(self, source: Source, size: Size = Size()) -> Estimate:  # noqa: B008 - frozen
+        """The plan for a picture, without doing anything.
+
+        Raises:
+            UserError: the memory budget is too small for any plan.
+        """
+        height, width = size.of(source.height, source.width, self.network.scale)
+        passes = self._passes(source, height, width)
+        # Every pass is at work at the same time, and an alpha channel has passes of its own.
+        streams = 2 if self._network_makes_alpha(source) else 1
+        overhead = self._overhead(width, source)
+        share = (memory_budget(self.device, self.memory) - overhead) // (passes * streams)
+        plans, rows, columns = [], source.height, source.width
+        for _ in range(passes):
+            plans.append(self.engine.plan(rows, columns, share, self.tile))
+            rows, columns = rows * self.network.scale, columns * self.network.scale
+        return Estimate(
+            height=height,
+            width=width,
+            passes=tuple(plans),
+            memory=streams * sum(plan.memory for plan in plans) + overhead,
+            operations=streams * sum(self.engine.operations(plan) for plan in plans),
+            output_bytes=height * width * source.channels * source.depth // 8,
+        )
+
+    def seconds_per_operation(self) -> float:
+        """How fast this device is with this network, measured on a small picture."""
+        edge = _SAMPLE_EDGE * self.network.unshuffle
+        plan = self.engine.plan(edge, edge, memory_budget(self.device, None), "whole")
+        elapsed = 0.0
+        for _ in range(2):  # the first run warms up
+            sample = Rows(edge, edge, 3, [np.full((edge, edge, 3), 0.5, np.float32)])
+            start = time.perf_counter()
+            self.engine.run(sample, plan).window(0, edge * self.network.scale)
+            elapsed = time.perf_counter() - start
+        return elapsed / self.engine.operations(plan)
+
+    def bands(self, source: Source, size: Size = Size(), estimate: Estimate | None = None) -> Iterator[Pixels]:  # noqa: B008
+        """The result from top to bottom, in bands of rows, with the source's channels and depth.
+
+        Args:
+            source: read from its top, once for each use of it.
+            size: of the result.
+            estimate: what ``estimate`` gave for the same source and size, if it was asked already.
+
+        Raises:
+            UserError: the budget is too small, memory ran out, or the network gives no finite values.
+        """
+        estimate = estimate or self.estimate(source, size)
+        result = self._enlarged(_colours(source), estimate)
+        if self.colour_fix:
+            result = matched(result, _colours(source))
+        alpha: Rows | None = None
+        if source.channels in (2, 4):
+            opacity = _opacity(source)
+            if self._network_makes_alpha(source):
+                alpha = self._enlarged(opacity, estimate, opaque=True)
+            else:
+                alpha = resized(opacity, estimate.height, estimate.width)
+        grey = source.channels < 3
+        for top in range(0, estimate.height, BAND):
+            bottom = min(top + BAND, estimate.height)
+            rows = result.window(top, bottom)
+            channels = [rows.mean(axis=2, keepdims=True) if grey else rows]
+            if alpha is not None:
+                channels.append(alpha.window(top, bottom).mean(axis=2, keepdims=True))
+            yield _quantised(np.concatenate(channels, axis=2), source.depth)
+
+    def _enlarged(self, rows: Rows, estimate: Estimate, *, opaque: bool = False) -> Rows:
+        for plan in estimate.passes:
+            rows = self.engine.run(rows, plan, skip_ones=opaque)
+        return resized(rows, estimate.height, estimate.width)
+
+    def _passes(self, source: Source, height: int, width: int) -> int:
+        """Passes of the network until the picture is at least as large as asked; one at least."""
+        factor = max(height / source.height, width / source.width)
+        passes, reached = 1, self.network.scale
+        while reached < factor and self.network.scale > 1:
+            passes, reached = passes + 1, reached * self.network.scale
+        return passes
+
+    def _network_makes_alpha(self, source: Source) -> bool:
+        return source.channels in (2, 4) and self.alpha == "network"
+
+    def _overhead(self, width: int, source: Source) -> int:
+        """Bytes of RAM for what surrounds the network; a GPU's budget is not touched by it."""
+        if self.device.type == "cuda":
+            return 0
+        widest = max(width, source.width * self.network.scale)
+        return _FIXED_OVERHEAD + widest * max(source.channels, 3) * 4 * BAND * 3
+
+
+def _colours(source: Source) -> Rows:
+    """RGB of a source, grey repeated three times, colour bled under transparent pixels."""
+    rows = _floats(source)
+    if source.channels == 3:
+        return rows
+
+    def bands() -> Iterator[FloatArray]:
+        for top in range(0, source.height, BAND):
+            bottom = min(top + BAND, source.height)
+            if source.channels == 1:
+                yield np.repeat(rows.window(top, bottom), 3, axis=2)
+                continue
+            first, last = max(top - BLEED_REACH, 0), min(bottom + BLEED_REACH, source.height)
+            window = rows.window(first, last)
+            bled = bleed(window[..., :-1], window[..., -1])[top - first : bottom - first]
+            yield np.repeat(bled, 3, axis=2) if source.channels == 2 else bled
+
+    return Rows(source.height, source.width, 3, bands())
+
+
+def _opacity(source: Source) -> Rows:
+    """The alpha channel of a source, repeated three times."""
+    bands = (np.repeat(band[..., -1:], 3, axis=2) for band in _floats(source).bands())
+    return Rows(source.height, source.width, 3, bands)
+
+
+def _floats(source: Source) -> Rows:
+    top = np.float32(2**source.depth - 1)
+    return Rows(source.height, source.width, source.channels, (b.astype(np.float32) / top for b in source.bands(BAND)))
+
+
+def _quantised(rows: FloatArray, depth: int) -> Pixels:
+    top = 2**depth - 1
+    return np.rint(np.clip(rows, 0, 1) * np.float32(top)).astype(np.uint8 if depth == 8 else np.uint16)
