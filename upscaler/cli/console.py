@@ -18,8 +18,8 @@ _PLAIN_INTERVAL = 10.0
 class Progress(Protocol):
     """A running display of one long piece of work."""
 
-    def update(self, done: float, description: str | None = None) -> None:
-        """``done`` counts in the unit that the display was opened with."""
+    def update(self, done: float, description: str | None = None, rate: str | None = None) -> None:
+        """``done`` counts in the unit that the display was opened with, ``rate`` is shown as it is."""
 
 
 class Console:
@@ -107,9 +107,9 @@ class _BarProgress:
         self.bar, self.task, self.unit = bar, task, unit
         self.start = time.monotonic()
 
-    def update(self, done: float, description: str | None = None) -> None:
-        rate = done / max(time.monotonic() - self.start, 1e-3)
-        self.bar.update(self.task, completed=done, description=description, rate=f"{rate:.3g} {self.unit}/s")
+    def update(self, done: float, description: str | None = None, rate: str | None = None) -> None:
+        rate = rate or f"{done / max(time.monotonic() - self.start, 1e-3):.3g} {self.unit}/s"
+        self.bar.update(self.task, completed=done, description=description, rate=rate)
 
 
 class _PlainProgress:
@@ -117,7 +117,7 @@ class _PlainProgress:
         self.description, self.total, self.unit, self.divisor = description, total, unit, divisor
         self.start = self.shown = time.monotonic()
 
-    def update(self, done: float, description: str | None = None) -> None:
+    def update(self, done: float, description: str | None = None, rate: str | None = None) -> None:
         self.description = description or self.description
         now = time.monotonic()
         if now - self.shown < _PLAIN_INTERVAL or not 0 < done < self.total:
@@ -125,9 +125,9 @@ class _PlainProgress:
         self.shown = now
         elapsed = now - self.start
         left = elapsed * (self.total - done) / done
+        rate = rate or f"{done / self.divisor / elapsed:.3g} {self.unit}/s"
         print(
-            f"{self.description}: {done / self.total:.0%}, {done / self.divisor / elapsed:.3g} {self.unit}/s, "
-            f"{left:.0f} s left",
+            f"{self.description}: {done / self.total:.0%}, {rate}, {left:.0f} s left",
             file=sys.stderr,
             flush=True,
         )

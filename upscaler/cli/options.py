@@ -2,13 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import math
+import re
+from typing import Annotated, Literal
 
 import typer
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+def parse_bytes(text: str) -> int:
+    """``2GB``, ``1.5GiB``, ``800M`` or a plain number, as bytes."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?", text.strip().upper())
+    if not match or match[2] not in _UNITS or not float(match[1]):
+        raise typer.BadParameter(f"{text!r} is no amount of memory; write it as 2GB, 1.5GiB or 800MB")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def parse_scale(text: str) -> float:
+    """A positive finite number."""
+    try:
+        scale = float(text)
+    except ValueError:
+        scale = math.nan
+    if not (math.isfinite(scale) and scale > 0):
+        raise typer.BadParameter(f"{text!r} is no scale; it must be a number above 0, such as 2 or 1.5")
+    return scale
+
+
+def parse_tile(text: str) -> int | Literal["auto", "whole"]:
+    """``auto``, ``whole`` or a number of pixels."""
+    if text == "auto" or text == "whole":
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        raise typer.BadParameter(f"{text!r} is no tile; use auto, whole or a number of pixels")
+    return int(text)
+
+
+def parse_size(text: str) -> tuple[int | None, int | None]:
+    """``WxH``, ``Wx`` or ``xH``, as (width, height)."""
+    match = re.fullmatch(r"([1-9]\d*)?[xX]([1-9]\d*)?", text.strip())
+    if not match or not (match[1] or match[2]):
+        raise typer.BadParameter(f"{text!r} is no size; write it as 1920x1080, 1920x or x1080")
+    return int(match[1]) if match[1] else None, int(match[2]) if match[2] else None
+
 
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON object per event on stdout; text for people goes to stderr.")
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N, mps or another PyTorch device.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.", min=0)]

@@ -18,26 +18,32 @@ _BAND = 4 * _REACH
 def matched(result: Rows, source: Rows) -> Rows:
     """``result`` with its low frequencies moved to those of ``source``, detail untouched.
 
-    The result is reduced to the source's size; what differs there, smoothed by three box filters of
+    The result is brought to the source's size; what differs there, smoothed by three box filters of
     17 source pixels (nearly a Gaussian of sigma 8.5), is taken off the result. Brightness and tint of
-    areas wider than about 20 source pixels agree afterwards. Both have the same channels, 0..1.
+    areas wider than about 20 source pixels agree afterwards.
+
+    Args:
+        result: of any size.
+        source: of any size, with the same channels.
+
+    Returns:
+        The size of ``result``; values may leave 0..1 by what was taken off.
     """
-    reduce = BandResizer(result.height, result.width, source.height, source.width)
-    enlarge = BandResizer(source.height, source.width, result.height, result.width)
+    to_source = BandResizer(result.height, result.width, source.height, source.width)
+    to_result = BandResizer(source.height, source.width, result.height, result.width)
 
     def bands() -> Iterator[FloatArray]:
         step = max(_BAND * result.height // source.height, 1)
         for top in range(0, result.height, step):
             bottom = min(top + step, result.height)
-            low, high = enlarge.needed(top, bottom)
+            low, high = to_result.needed(top, bottom)
             first, last = max(low - _REACH, 0), min(high + _REACH, source.height)
-            above, below = reduce.needed(first, last)
-            above, below = min(above, top), max(below, bottom)
-            large = result.window(above, below)
-            begin, end = reduce.needed(first, last)
-            drift = reduce.rows(large[begin - above : end - above], first, last) - source.window(first, last)
+            begin, end = to_source.needed(first, last)
+            above = min(begin, top)
+            window = result.window(above, max(end, bottom))
+            drift = to_source.rows(window[begin - above : end - above], first, last) - source.window(first, last)
             smooth = _smoothed(drift)[low - first : high - first]
-            yield large[top - above : bottom - above] - enlarge.rows(smooth, top, bottom)
+            yield window[top - above : bottom - above] - to_result.rows(smooth, top, bottom)
 
     return Rows(result.height, result.width, result.channels, bands())
 
@@ -51,10 +57,9 @@ def _smoothed(values: FloatArray) -> FloatArray:
 
 def _box(values: FloatArray, axis: int) -> FloatArray:
     """Mean over 2 * radius + 1 neighbours along an axis, edges repeated."""
+    length = 2 * _RADIUS + 1
     padding = [(0, 0)] * values.ndim
     padding[axis] = (_RADIUS + 1, _RADIUS)
-    total = np.cumsum(np.pad(values, padding, mode="edge"), axis=axis, dtype=np.float64)
-    length = 2 * _RADIUS + 1
-    upper = np.take(total, range(length, total.shape[axis]), axis=axis)
-    lower = np.take(total, range(total.shape[axis] - length), axis=axis)
-    return ((upper - lower) / length).astype(np.float32)
+    total = np.moveaxis(np.cumsum(np.pad(values, padding, mode="edge"), axis=axis, dtype=np.float64), axis, 0)
+    mean = ((total[length:] - total[:-length]) / length).astype(np.float32)
+    return np.moveaxis(mean, 0, axis)

@@ -1,4 +1,4 @@
-"""Bicubic resizing that agrees with MATLAB's ``imresize``, the resizer behind the published super-resolution benchmarks.
+"""Bicubic resizing that agrees with MATLAB's ``imresize``, the resizer behind the published benchmarks.
 
 The kernel is the cubic convolution of Keys, "Cubic convolution interpolation for digital image
 processing", IEEE TASSP 29(6), 1981, equation 15 (a = -1/2). Where an axis shrinks, the kernel is
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import ceil
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,12 +54,10 @@ def resize(pixels: Pixels, height: int, width: int, scale: float | None = None) 
     """
     if pixels.dtype not in (np.uint8, np.uint16, np.float32):
         raise TypeError(f"resize takes uint8, uint16 or float32 pixels, not {pixels.dtype}")
-    row_scale, column_scale = (scale or height / pixels.shape[0]), (scale or width / pixels.shape[1])
-    rows = _blocks(pixels.shape[0], height, row_scale)
-    columns = _blocks(pixels.shape[1], width, column_scale)
-    if row_scale <= column_scale:
-        return _resample_columns(_resample_rows(pixels, rows, 0, height, 0), columns, width)
-    return _resample_rows(_resample_columns(pixels, columns, width), rows, 0, height, 0)
+    rows, columns = _axis(pixels.shape[0], height, scale), _axis(pixels.shape[1], width, scale)
+    if rows.scale <= columns.scale:
+        return _resample_columns(_resample_rows(pixels, rows, 0, height), columns)
+    return _resample_rows(_resample_columns(pixels, columns), rows, 0, height)
 
 
 def resize_tensor(x: Tensor, height: int, width: int) -> Tensor:
@@ -76,28 +74,30 @@ def resize_tensor(x: Tensor, height: int, width: int) -> Tensor:
         allows TF32.
 
     Raises:
+        TypeError: integer pictures, which would need rounding.
         ValueError: a size below 1.
     """
     import torch
 
-    row_scale, column_scale = height / x.shape[-2], width / x.shape[-1]
-    rows = (-2, _blocks(x.shape[-2], height, row_scale))
-    columns = (-1, _blocks(x.shape[-1], width, column_scale))
+    if not x.is_floating_point():
+        raise TypeError(f"resize_tensor takes floating-point pictures, not {x.dtype}")
+    rows, columns = _axis(x.shape[-2], height), _axis(x.shape[-1], width)
     with torch.autocast(x.device.type, enabled=False):
-        for axis, blocks in (rows, columns) if row_scale <= column_scale else (columns, rows):
+        for axis in sorted((rows, columns), key=lambda axis: axis.scale):
+            dim = -2 if axis is rows else -1
             pieces = []
-            for block in blocks:
+            for block in axis.blocks:
                 matrix = torch.from_numpy(block.matrix).to(x.device, x.dtype)
-                part = x.narrow(axis, block.first, matrix.shape[1])
-                pieces.append(matrix @ part if axis == -2 else part @ matrix.T)
-            x = torch.cat(pieces, axis)
+                part = x.narrow(dim, block.first, matrix.shape[1])
+                pieces.append(matrix @ part if axis is rows else part @ matrix.T)
+            x = torch.cat(pieces, dim)
     return x
 
 
 class BandResizer:
     """Resizes a picture that is never in memory as a whole, in bands of full rows.
 
-    Every band equals the same rows of ``resize`` of the whole float picture.
+    Every band equals the same rows of ``resize`` of the whole float picture, up to float32 rounding.
 
     Args:
         in_height: rows of the whole input picture.
@@ -110,13 +110,8 @@ class BandResizer:
     """
 
     def __init__(self, in_height: int, in_width: int, out_height: int, out_width: int) -> None:
-        self.in_width = in_width
-        self.out_height = out_height
-        self.out_width = out_width
-        self._rows = _blocks(in_height, out_height, out_height / in_height)
-        self._columns = _blocks(in_width, out_width, out_width / in_width)
-        self._indices, self._weights = _taps(in_height, out_height, out_height / in_height)
-        self._rows_first = out_height * in_width <= out_width * in_height
+        self._rows = _axis(in_height, out_height)
+        self._columns = _axis(in_width, out_width)
 
     def needed(self, top: int, bottom: int) -> tuple[int, int]:
         """The input rows [first, last) that the output rows [top, bottom) are made from.
@@ -124,10 +119,9 @@ class BandResizer:
         Raises:
             ValueError: rows that the result does not have, or none at all.
         """
-        if not 0 <= top < bottom <= self.out_height:
-            raise ValueError(f"rows {top} to {bottom} of a result with {self.out_height}")
-        used = self._indices[top:bottom][self._weights[top:bottom] != 0]
-        return int(used.min()), int(used.max()) + 1
+        if not 0 <= top < bottom <= self._rows.out_length:
+            raise ValueError(f"rows {top} to {bottom} of a result with {self._rows.out_length}")
+        return self._rows.needed(top, bottom)
 
     def rows(self, window: NDArray[np.float32], top: int, bottom: int) -> NDArray[np.float32]:
         """The output rows [top, bottom).
@@ -144,17 +138,12 @@ class BandResizer:
             ValueError: rows that the result does not have, or another window than the needed one.
         """
         first, last = self.needed(top, bottom)
-        if window.shape[:2] != (last - first, self.in_width):
-            raise ValueError(
-                f"rows {top} to {bottom} need a window of {last - first}x{self.in_width}, not {window.shape[:2]}"
-            )
-        if self._rows_first:
-            return _resample_columns(
-                _resample_rows(window, self._rows, top, bottom, first), self._columns, self.out_width
-            )
-        return _resample_rows(
-            _resample_columns(window, self._columns, self.out_width), self._rows, top, bottom, first
-        )
+        expected = (last - first, self._columns.length)
+        if window.shape[:2] != expected:
+            raise ValueError(f"rows {top} to {bottom} need a window of {expected}, not {window.shape[:2]}")
+        if self._rows.scale <= self._columns.scale:
+            return _resample_columns(_resample_rows(window, self._rows, top, bottom, first), self._columns)
+        return _resample_rows(_resample_columns(window, self._columns), self._rows, top, bottom, first)
 
 
 class _Block(NamedTuple):
@@ -165,6 +154,49 @@ class _Block(NamedTuple):
     matrix: NDArray[np.float64]
 
 
+class _Axis:
+    """How one axis of a picture is resized; a scale of None is the quotient of the lengths.
+
+    ``indices`` and ``weights``, both (out_length, taps), say which input pixels make each output pixel;
+    ``blocks`` say the same as matrices.
+    """
+
+    def __init__(self, length: int, out_length: int, scale: float | None) -> None:
+        if length < 1 or out_length < 1 or (scale is not None and not scale > 0):
+            at = "" if scale is None else f" at scale {scale}"
+            raise ValueError(f"{length} pixels cannot be resized to {out_length}{at}")
+        self.length = length
+        self.out_length = out_length
+        self.scale = out_length / length if scale is None else scale
+        stretch = min(self.scale, 1.0)
+        width = _KERNEL_WIDTH / stretch
+        centre = (np.arange(out_length) + 0.5) / self.scale - 0.5
+        indices = np.floor(centre - width / 2).astype(np.int64)[:, None] + np.arange(ceil(width) + 2)
+        weights = _cubic(stretch * (centre[:, None] - indices))
+        indices %= 2 * length
+        self.indices = np.where(indices < length, indices, 2 * length - 1 - indices)
+        self.weights = weights / weights.sum(axis=1, keepdims=True)
+        self.blocks = [self._block(start) for start in range(0, out_length, _BLOCK)]
+
+    def needed(self, start: int, stop: int) -> tuple[int, int]:
+        """The input pixels [first, last) that have weight in the output pixels [start, stop)."""
+        used = self.indices[start:stop][self.weights[start:stop] != 0]
+        return int(used.min()), int(used.max()) + 1
+
+    def _block(self, start: int) -> _Block:
+        weights = self.weights[start : start + _BLOCK]
+        first, last = self.needed(start, start + _BLOCK)
+        outputs, taps = np.nonzero(weights)
+        matrix = np.zeros((len(weights), last - first))
+        np.add.at(matrix, (outputs, self.indices[start + outputs, taps] - first), weights[outputs, taps])
+        return _Block(start, first, matrix)
+
+
+@lru_cache(maxsize=16)
+def _axis(length: int, out_length: int, scale: float | None = None) -> _Axis:
+    return _Axis(length, out_length, scale)
+
+
 def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
     x = np.abs(x)
     near = (1.5 * x - 2.5) * x**2 + 1
@@ -172,43 +204,12 @@ def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(x <= 1, near, np.where(x < 2, far, 0))
 
 
-@lru_cache(maxsize=16)
-def _taps(length: int, out_length: int, scale: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Which input pixels make each output pixel of one axis, and with which weights: both (out_length, taps)."""
-    if length < 1 or out_length < 1 or not scale > 0:
-        raise ValueError(f"{length} pixels cannot be resized to {out_length} at scale {scale}")
-    stretch = min(scale, 1.0)
-    width = _KERNEL_WIDTH / stretch
-    centre = (np.arange(out_length) + 0.5) / scale - 0.5
-    indices = np.floor(centre - width / 2).astype(np.int64)[:, None] + np.arange(ceil(width) + 2)
-    weights = _cubic(stretch * (centre[:, None] - indices))
-    weights /= weights.sum(axis=1, keepdims=True)
-    indices %= 2 * length
-    return np.where(indices < length, indices, 2 * length - 1 - indices), weights
-
-
-@lru_cache(maxsize=16)
-def _blocks(length: int, out_length: int, scale: float) -> tuple[_Block, ...]:
-    all_indices, all_weights = _taps(length, out_length, scale)
-    blocks = []
-    for start in range(0, out_length, _BLOCK):
-        weights = all_weights[start : start + _BLOCK]
-        used = np.nonzero(weights)
-        indices = all_indices[start : start + _BLOCK][used]
-        first = int(indices.min())
-        matrix = np.zeros((len(weights), int(indices.max()) + 1 - first))
-        np.add.at(matrix, (used[0], indices - first), weights[used])
-        blocks.append(_Block(start, first, matrix))
-    return tuple(blocks)
-
-
-def _resample_rows(x: Pixels, blocks: tuple[_Block, ...], top: int, bottom: int, first: int) -> Pixels:
+def _resample_rows(x: Pixels, axis: _Axis, top: int, bottom: int, first: int = 0) -> Pixels:
     """Output rows [top, bottom) from ``x``, which holds the input rows from ``first`` on that they need."""
     flat = x.reshape(len(x), -1)
-    out: NDArray[Any] = np.empty((bottom - top, flat.shape[1]), x.dtype)
-    integer = x.dtype != np.float32
-    precision = np.float64 if integer else np.float32
-    for block in blocks[top // _BLOCK : ceil(bottom / _BLOCK)]:
+    out = np.empty((bottom - top, flat.shape[1]), x.dtype)
+    precision = np.float32 if x.dtype == np.float32 else np.float64
+    for block in axis.blocks[top // _BLOCK : ceil(bottom / _BLOCK)]:
         a = max(top - block.start, 0)
         b = min(bottom - block.start, len(block.matrix))
         left = max(first - block.first, 0)
@@ -216,12 +217,12 @@ def _resample_rows(x: Pixels, blocks: tuple[_Block, ...], top: int, bottom: int,
         matrix = block.matrix[a:b, left:right].astype(precision)
         window = flat[block.first + left - first : block.first + right - first]
         result = matrix @ window.astype(precision, copy=False)
-        if integer:
-            result = np.clip(np.floor(result + 0.5), 0, np.iinfo(x.dtype).max)
+        if x.dtype != np.float32:
+            result = np.clip(np.floor(result + 0.5), 0, 2 ** (8 * x.dtype.itemsize) - 1)
         out[block.start + a - top : block.start + b - top] = result
     return out.reshape(bottom - top, *x.shape[1:])
 
 
-def _resample_columns(x: Pixels, blocks: tuple[_Block, ...], width: int) -> Pixels:
+def _resample_columns(x: Pixels, axis: _Axis) -> Pixels:
     columns = np.ascontiguousarray(x.swapaxes(0, 1))
-    return np.ascontiguousarray(_resample_rows(columns, blocks, 0, width, 0).swapaxes(0, 1))
+    return np.ascontiguousarray(_resample_rows(columns, axis, 0, axis.out_length).swapaxes(0, 1))

@@ -34,17 +34,29 @@ class Rows:
         self.channels = channels
         self._bands = iter(bands)
         self._kept: deque[tuple[int, FloatArray]] = deque()
+        self._top = 0
         self._made = 0
 
     def window(self, top: int, bottom: int) -> FloatArray:
-        """Rows ``top`` to ``bottom``, a view where they came in one band; read-only for the caller.
+        """Rows ``top`` to ``bottom``, (bottom - top, width, channels); read-only for the caller.
 
-        Rows above ``top`` are forgotten: later calls must not ask for them.
+        Where they came in one band it is a view. Rows above ``top`` are forgotten.
+
+        Raises:
+            ValueError: rows that the picture does not have, none at all, or rows that were forgotten;
+                or the bands end above ``bottom``.
         """
+        if not 0 <= top < bottom <= self.height:
+            raise ValueError(f"rows {top} to {bottom} of a picture with {self.height}")
+        if top < self._top:
+            raise ValueError(f"rows from {top} on were asked for, but those above {self._top} are forgotten")
+        self._top = top
         while self._kept and self._kept[0][0] + len(self._kept[0][1]) <= top:
             self._kept.popleft()
         while self._made < bottom:
-            band = next(self._bands)
+            band = next(self._bands, None)
+            if band is None:
+                raise ValueError(f"the bands of a picture with {self.height} rows ended after {self._made}")
             if self._made + len(band) > top:
                 self._kept.append((self._made, band))
             self._made += len(band)
@@ -52,7 +64,7 @@ class Rows:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def bands(self, rows: int = BAND) -> Iterator[FloatArray]:
-        """The whole picture in bands of that many rows."""
+        """The whole picture in bands of that many rows, the last one with what is left."""
         for top in range(0, self.height, rows):
             yield self.window(top, min(top + rows, self.height))
 

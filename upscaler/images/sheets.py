@@ -51,7 +51,9 @@ def before_after(before: Picture, after: Picture, labels: tuple[str, str] = ("be
         raise ValueError(f"before of {before.shape} beside after of {after.shape}")
     height, width = after.shape[:2]
     if max(height, width) <= _LARGEST_SIDE:
-        return _side_by_side([_labelled(picture, label) for picture, label in zip((before, after), labels, strict=True)])
+        return _side_by_side(
+            [_labelled(picture, label) for picture, label in zip((before, after), labels, strict=True)]
+        )
 
     top, left = most_detailed(after, _DETAIL, _DETAIL)
     bottom, right = min(top + _DETAIL, height), min(left + _DETAIL, width)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import pickle
-import re
+import pickletools
 import warnings
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -26,6 +28,8 @@ from upscaler.model.rrdbnet import RRDBNet
 
 # Where a checkpoint keeps its weights, the ones to prefer first: an average before what was averaged.
 _WRAPPERS = ("params_ema", "params", "state_dict", "model")
+# A local file header and the end of an archive without any file.
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,11 @@ class Weights:
 
 
 def load_weights(path: Path | str) -> Weights:
-    """Read weights of every known form, told apart by content and never by the name.
+    """Read weights of every known form, told apart by content.
 
     Forms: safetensors; PyTorch files, through ``weights_only`` and never otherwise; ncnn, where either
-    of the two files is given and the other lies beside it.
+    of the two files is given and the other lies beside it. The name matters once: a pickle that is
+    called ``.safetensors`` pretends to be without code, and is refused.
 
     Raises:
         UserError: a file that cannot be read, is damaged, contains code or no network known here, or
@@ -58,6 +63,7 @@ def load_weights(path: Path | str) -> Weights:
     try:
         tensors, metadata, digest = _read(path)
         tensors = layouts.canonical(tensors)
+        _check_storage(tensors)
         architecture, settings = layouts.identify(tensors, metadata)
         return Weights(architecture, settings, _as_float32(tensors), metadata, digest)
     except ValueError as error:
@@ -120,19 +126,153 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str], str]:
     """Tensors under the file's own keys, its metadata and its digest."""
     with path.open("rb") as file:
         start = file.read(512)
-        digest = hashlib.file_digest(file, "sha256") if not file.seek(0) else None
-    assert digest is not None
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
     if not start:
         raise ValueError("the file is empty")
-    if text[:1] == b"<":
+    # First of all: the eight bytes of a header's length may look like anything that is asked for below.
+    if start[4:9] == b"\0\0\0\0{":
+        return *_read_safetensors(path), digest
+    if text.startswith(b"<"):
         raise ValueError("it is a web page or XML, not weights; the download probably failed, fetch it again")
     if text.startswith(b"version https://git-lfs"):
         raise ValueError("it only points to the weights (git-lfs); fetch the file itself")
-    if text.startswith(ncnn.MAGIC) or path.suffix == ".bin" and path.with_suffix(".param").exists():
+    if text.startswith(ncnn.MAGIC) or (path.suffix == ".bin" and path.with_suffix(".param").exists()):
         return _read_ncnn(path)
-    if start.startswith((b"PK\x03\x04", b"\x80")):
-        return *_read_torch(path, zipped=start[:1] == b"P"), digest.hexdigest()
+    if start.startswith((*_ZIP, b"\x80")):
+        return _read_torch(path, zipped=start.startswith(_ZIP)), {}, digest
     if start[8:9] == b"{":
-        return *_read_safetensors(path), digest.hexdigest()
+        raise ValueError(f"it is no safetensors file: its header would be {int.from_bytes(start[:8], 'little')} bytes")
+    if path.suffix == ".bin":
+        raise ValueError(f"it is no PyTorch file; if it is of ncnn, {path.with_suffix('.param').name} must lie beside it")
     raise ValueError("it is neither safetensors nor a PyTorch file nor ncnn")
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118 - no dict
+    except SafetensorError as error:
+        raise ValueError(f"the safetensors file is damaged or cut off ({error})") from error
+
+
+def _read_torch(path: Path, *, zipped: bool) -> dict[str, Tensor]:
+    if path.suffix.lower() == ".safetensors":
+        raise ValueError(
+            "it is a PyTorch pickle that is only called .safetensors; if you trust its origin, rename it to .pth"
+        )
+    if zipped:
+        _check_archive(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - hostile bytes make the unpickler raise anything
+        if isinstance(error, pickle.UnpicklingError) and (name := _foreign_name(path, zipped=zipped)):
+            raise ValueError(f"it contains code ({name}) and was refused; only plain weights are read") from None
+        raise ValueError("the PyTorch file is damaged or cut off, or holds more than plain weights") from error
+    return _unwrapped(checkpoint)
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse what PyTorch does not write, so that no small archive unpacks to a huge one."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError) as error:
+        raise ValueError("the PyTorch file is damaged or cut off") from error
+    names = {member.filename.rpartition("/")[2] for member in members}
+    if "constants.pkl" in names:
+        raise ValueError("it is a TorchScript program: it contains code and was refused")
+    if "data.pkl" not in names:
+        raise ValueError("it is a zip archive, not a PyTorch file; unpack it first")
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise ValueError("it is a compressed archive, which PyTorch does not write; it was refused")
+
+
+def _foreign_name(path: Path, *, zipped: bool) -> str:
+    """The first thing a pickle wants to import that is not PyTorch's own data; empty where there is none."""
+    if zipped:
+        with zipfile.ZipFile(path) as archive:
+            data = archive.read(next(n for n in archive.namelist() if n.rpartition("/")[2] == "data.pkl"))
+    else:
+        data = path.read_bytes()
+    return next((name for name in _imports(data) if not name.startswith(("torch.", "collections.OrderedDict"))), "")
+
+
+def _imports(pickled: bytes) -> Iterator[str]:
+    """What a pickle, or several in one file, names to import, found without running it."""
+    stream = io.BytesIO(pickled)
+    strings: list[str] = []
+    try:
+        while stream.tell() < len(pickled):
+            for operation, argument, _ in pickletools.genops(stream):
+                if operation.name in ("GLOBAL", "INST"):
+                    yield str(argument).replace(" ", ".")
+                elif operation.name == "STACK_GLOBAL":
+                    yield ".".join(strings[-2:])
+                elif isinstance(argument, str):
+                    strings.append(argument)
+    except (ValueError, IndexError):
+        return  # numbers after the last pickle, or damage
+
+
+def _unwrapped(checkpoint: object) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, out of whatever they are wrapped in."""
+    if isinstance(checkpoint, Mapping):
+        for name in _WRAPPERS:
+            if isinstance(checkpoint.get(name), Mapping) and (tensors := _unwrapped(checkpoint[name])):
+                return tensors
+        return {key: value for key, value in checkpoint.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    return {}
+
+
+def _read_ncnn(path: Path) -> tuple[dict[str, Tensor], dict[str, str], str]:
+    param, binary = path.with_suffix(".param"), path.with_suffix(".bin")
+    for file in (param, binary):
+        if not file.exists():
+            raise ValueError(f"it is one of two files of ncnn; {file.name} must lie beside it")
+    tensors, metadata = ncnn.read_ncnn(param, binary)
+    return tensors, metadata, hashlib.sha256(param.read_bytes() + binary.read_bytes()).hexdigest()
+
+
+def _check_storage(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are larger than what the file holds of them, before anything is made in their size."""
+    for key, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or not tensor.is_floating_point():
+            raise ValueError(f"{key} is no plain tensor of floating-point numbers")
+        if not 0 < tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes():
+            raise ValueError(f"{key} claims the shape {list(tensor.shape)}, which the file does not hold")
+
+
+def _as_float32(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous fp32 copies."""
+    converted = {}
+    for key, tensor in tensors.items():
+        values = tensor.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        if not values.isfinite().all():
+            raise ValueError(f"{key} has values that are not finite; the file is damaged or its training failed")
+        converted[key] = values
+    return converted
+
+
+def _sort_header(data: bytes) -> bytes:
+    """The same safetensors bytes with the header's keys in order; the library's own order is random."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[8 + length :]
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

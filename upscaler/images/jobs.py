@@ -1,0 +1,139 @@
+"""From what a person names to pairs of files: one picture in, one picture out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from glob import glob, has_magic
+from pathlib import Path
+
+from upscaler.errors import UserError
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Job:
+    """A picture to read and where its result goes."""
+
+    input: Path
+    output: Path
+
+
+@dataclass(frozen=True)
+class _Found:
+    path: Path
+    relative: Path
+    """Where its result lies below the output folder."""
+
+
+def plan_jobs(
+    inputs: Sequence[str],
+    output: str | None,
+    suffixes: Mapping[str, str],
+    *,
+    format: str | None = None,  # noqa: A002 - the option's name
+    recursive: bool = False,
+) -> list[Job]:
+    """The jobs for these inputs, sorted, before anything is read or written.
+
+    Args:
+        inputs: files, folders or glob patterns. Folders keep their tree below the output folder.
+        output: for one named file its result, or the folder it goes to; for everything else a folder.
+            None: beside the one file as ``NAME-upscaled``, or in the folder ``upscaled``.
+        suffixes: of picture files, in lower case, and the format each stands for.
+        format: of the results. None: as the name of the output says, else as that of the input.
+        recursive: also the folders inside folders.
+
+    Raises:
+        UserError: an input that is not there, a folder or pattern without pictures, an output without
+            a known extension, two inputs with one output, an output that is another job's input.
+    """
+    if format is not None and format not in set(suffixes.values()):
+        raise UserError(f"the format {format!r} is unknown; use one of {', '.join(sorted(set(suffixes.values())))}")
+    if len(inputs) == 1 and Path(inputs[0]).is_file():
+        return [_single(Path(inputs[0]), output, suffixes, format)]
+    folder = Path(output or "upscaled")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; for several pictures -o names a folder")
+    found = {item.path.resolve(): item for name in inputs for item in _find(name, folder, suffixes, recursive)}
+    jobs = [
+        Job(item.path, folder / _renamed(item.relative, suffixes, format))
+        for item in sorted(found.values(), key=lambda item: item.path)
+    ]
+    _refuse_collisions(jobs)
+    return jobs
+
+
+def _single(path: Path, output: str | None, suffixes: Mapping[str, str], format: str | None) -> Job:  # noqa: A002
+    beside = _renamed(path.with_stem(f"{path.stem}-upscaled"), suffixes, format)
+    if output is None:
+        return Job(path, beside)
+    target = Path(output)
+    if target.is_dir() or output.endswith(("/", "\\")):
+        return Job(path, target / _renamed(Path(path.name), suffixes, format))
+    if format is None and target.suffix.lower() not in suffixes:
+        what = f"has the extension {target.suffix}, which is" if target.suffix else "has no extension, so it is"
+        raise UserError(
+            f"the output {output} {what} no known format; use {', '.join(suffixes)}, or --format, "
+            "or end the name with / for a folder"
+        )
+    return Job(path, target)
+
+
+def _find(name: str, output: Path, suffixes: Mapping[str, str], recursive: bool) -> Iterator[_Found]:
+    path = Path(name)
+    if path.is_file():
+        yield _Found(path, Path(path.name))
+        return
+    if path.is_dir():
+        inside = [_Found(file, file.relative_to(path)) for file in _pictures(path, suffixes, recursive)]
+        # Results of an earlier run are no input of the next one.
+        inside = [item for item in inside if not item.path.resolve().is_relative_to(output.resolve())]
+        if not inside:
+            hint = "" if recursive else "; --recursive also looks into the folders inside it"
+            raise UserError(f"there is no picture in the folder {name}{hint}")
+        yield from inside
+        return
+    if not has_magic(name):
+        raise UserError(f"{name} does not exist")
+    matches = [Path(match) for match in glob(name, recursive=True)]
+    if not matches:
+        raise UserError(f"nothing matches {name}")
+    for match in matches:
+        if match.is_file() and match.suffix.lower() in suffixes:
+            yield _Found(match, Path(match.name))
+
+
+def _pictures(folder: Path, suffixes: Mapping[str, str], recursive: bool) -> Iterable[Path]:
+    for file in folder.rglob("*") if recursive else folder.iterdir():
+        hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+        if not hidden and file.suffix.lower() in suffixes and file.is_file():
+            yield file
+
+
+def _renamed(path: Path, suffixes: Mapping[str, str], format: str | None) -> Path:  # noqa: A002
+    """With a suffix of the result's format; GIF becomes PNG, because 256 colours do not hold a result."""
+    own = suffixes.get(path.suffix.lower())
+    wanted = format or own or "png"
+    if format is None and own == "gif":
+        wanted = "png"
+    if own == wanted:
+        return path
+    return path.with_suffix(next(suffix for suffix, name in suffixes.items() if name == wanted))
+
+
+def _refuse_collisions(jobs: list[Job]) -> None:
+    if not jobs:
+        raise UserError("there is no picture among the inputs")
+    makers: dict[Path, list[Path]] = {}
+    for job in jobs:
+        makers.setdefault(job.output.resolve(), []).append(job.input)
+    clashes = [f"{' and '.join(map(str, inputs))} -> {output}" for output, inputs in makers.items() if len(inputs) > 1]
+    if clashes:
+        more = f" (and {len(clashes) - _SHOWN} more)" if len(clashes) > _SHOWN else ""
+        raise UserError(f"several pictures would become one file: {'; '.join(clashes[:_SHOWN])}{more}")
+    inputs = {job.input.resolve() for job in jobs}
+    for job in jobs:
+        if job.output.resolve() in inputs and job.output.resolve() != job.input.resolve():
+            raise UserError(f"the result of {job.input} would replace {job.output}, another input; use another -o")

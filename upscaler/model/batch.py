@@ -1,0 +1,265 @@
+"""Many pictures through one Upscaler: decoding, computing and encoding at the same time.
+
+One thread opens the next picture, the caller's thread computes, one thread encodes and finishes what
+was computed before. What happens is told as events; nothing is printed here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from queue import Full, Queue
+from typing import Any, Literal
+
+from upscaler.errors import UserError
+from upscaler.images.files import PictureWriter, check_output, open_picture, read_provenance
+from upscaler.images.jobs import Job
+from upscaler.images.metadata import Metadata
+from upscaler.model.upscaler import Estimate, Pixels, PixelSource, Size, Source, Upscaler
+
+Existing = Literal["refuse", "overwrite", "skip"]
+
+# A picture that is no larger than this when decoded is read ahead while the one before is computed.
+_READ_AHEAD_BYTES = 32 * 2**20
+_QUEUED_BANDS = 2
+
+
+@dataclass(frozen=True)
+class Started:
+    """Computation of a picture begins."""
+
+    job: Job
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
+class Warned:
+    """The result will lack something that the picture has."""
+
+    job: Job
+    message: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A result is complete and in its place."""
+
+    job: Job
+    width: int
+    height: int
+    seconds: float
+    """From the start of its computation to the finished file."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """The result is there already, made by the same model and settings from the same input."""
+
+    job: Job
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A picture was passed over; what was at the output is as it was."""
+
+    job: Job
+    message: str
+
+
+Event = Started | Warned | Finished | Skipped | Failed
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked of every picture of a batch."""
+
+    size: Size
+    provenance: Mapping[str, Any]
+    """What is written into every result and decides whether it can be skipped; the input's digest is added."""
+    existing: Existing = "refuse"
+    keep_going: bool = False
+    format: str | None = None
+    quality: int | None = None
+    first_frame: bool = False
+
+
+@dataclass(frozen=True)
+class _Opened:
+    source: Source
+    metadata: Metadata
+    warnings: list[str]
+    provenance: dict[str, Any]
+
+
+def share(jobs: Sequence[Job]) -> list[Job]:
+    """This process's part of the jobs under ``torchrun``; all of them without it."""
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    return list(jobs[rank::world])
+
+
+def check_existing(jobs: Sequence[Job], existing: Existing) -> None:
+    """Refuse to begin where results would replace files and nobody has asked for that.
+
+    Raises:
+        UserError: an output that is there, or is the input itself.
+    """
+    if existing == "overwrite":
+        return
+    for job in jobs:
+        if job.output.exists() and job.output.samefile(job.input):
+            raise UserError(f"{job.output} is the picture itself; use another -o, or --overwrite to replace it")
+    there = [job.output for job in jobs if job.output.exists()]
+    if there and existing == "refuse":
+        others = f" and {len(there) - 1} more" if len(there) > 1 else ""
+        raise UserError(f"{there[0]}{others} exists; use --overwrite, --skip-existing or another -o")
+
+
+def run(upscaler: Upscaler, jobs: Sequence[Job], settings: Settings, notify: Callable[[Event], None]) -> bool:
+    """Upscale every picture; True if all of it was done.
+
+    Args:
+        upscaler: used for one picture after another, in the caller's thread.
+        jobs: in the order in which they are done.
+        settings: for all of them.
+        notify: told of every event, in the caller's thread.
+
+    Raises:
+        UserError: the first failure, unless ``settings.keep_going``. Files finished before it stay.
+    """
+    complete = True
+    with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer:
+        unfinished: list[tuple[Job, float, Estimate, Future[None]]] = []
+
+        def settle(job: Job, work: Callable[[], None]) -> None:
+            """Do part of a job; a failure is an event, or the end."""
+            nonlocal complete
+            try:
+                work()
+            except UserError as error:
+                if not settings.keep_going:
+                    raise
+                complete = False
+                notify(Failed(job, str(error)))
+
+        def finish(entry: tuple[Job, float, Estimate, Future[None]]) -> None:
+            job, start, estimate, written = entry
+
+            def work() -> None:
+                written.result()
+                notify(Finished(job, estimate.width, estimate.height, time.perf_counter() - start))
+
+            settle(job, work)
+
+        def compute(job: Job, opened: Future[_Opened | None]) -> None:
+            picture = opened.result()
+            if picture is None:
+                notify(Skipped(job))
+                return
+            for message in picture.warnings:
+                notify(Warned(job, message))
+            estimate = upscaler.estimate(picture.source, settings.size)
+            start = time.perf_counter()
+            notify(Started(job, estimate))
+            bands: Queue[Pixels | BaseException | None] = Queue(_QUEUED_BANDS)
+            written = writer.submit(_write, job, picture, estimate, settings, bands)
+            try:
+                _feed(upscaler.bands(picture.source, settings.size, estimate), bands, written)
+            except BaseException as error:
+                _put(bands, error, written)
+                with suppress(BaseException):
+                    written.result()
+                raise
+            unfinished.append((job, start, estimate, written))
+
+        opened = [reader.submit(_open, jobs[0], upscaler, settings)] if jobs else []
+        for index, job in enumerate(jobs):
+            if index + 1 < len(jobs):
+                opened.append(reader.submit(_open, jobs[index + 1], upscaler, settings))
+            settle(job, partial(compute, job, opened.pop(0)))
+            while len(unfinished) > 1:
+                finish(unfinished.pop(0))
+        for entry in unfinished:
+            finish(entry)
+    return complete
+
+
+def _open(job: Job, upscaler: Upscaler, settings: Settings) -> _Opened | None:
+    """What is to be upscaled; None where the result is there already."""
+    provenance = dict(settings.provenance) | {"input_sha256": _digest(job.input)}
+    if settings.existing == "skip" and job.output.exists():
+        made = read_provenance(job.output)
+        if made is None:
+            raise UserError(f"{job.output} exists and does not say that srup made it; use --overwrite to replace it")
+        if _same(made, provenance):
+            return None
+    picture = open_picture(job.input, first_frame=settings.first_frame)
+    height, width = settings.size.of(picture.height, picture.width, upscaler.network.scale)
+    warnings = check_output(
+        job.output, width=width, height=height, channels=picture.channels, depth=picture.depth, format=settings.format
+    )
+    decoded = picture.height * picture.width * picture.channels * picture.depth // 8
+    source: Source = PixelSource(picture.read().pixels) if decoded <= _READ_AHEAD_BYTES else picture
+    return _Opened(source, picture.metadata, warnings, provenance)
+
+
+def _same(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether a result was made so; by which version of srup does not matter."""
+    return all(made.get(key) == value for key, value in wanted.items() if key != "software")
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _feed(result: Iterator[Pixels], bands: Queue[Pixels | BaseException | None], written: Future[None]) -> None:
+    for band in result:
+        _put(bands, band, written)
+    _put(bands, None, written)
+
+
+def _put(bands: Queue[Any], item: Pixels | BaseException | None, written: Future[None]) -> None:
+    """Hand a band on; where the writer has failed, its error surfaces when its result is asked for."""
+    while not written.done():
+        try:
+            bands.put(item, timeout=0.1)
+        except Full:
+            continue
+        return
+    if not isinstance(item, BaseException):
+        written.result()
+
+
+def _write(
+    job: Job,
+    picture: _Opened,
+    estimate: Estimate,
+    settings: Settings,
+    bands: Queue[Pixels | BaseException | None],
+) -> None:
+    job.output.parent.mkdir(parents=True, exist_ok=True)
+    with PictureWriter(
+        job.output,
+        width=estimate.width,
+        height=estimate.height,
+        channels=picture.source.channels,
+        depth=picture.source.depth,
+        metadata=picture.metadata,
+        format=settings.format,
+        quality=settings.quality,
+        provenance=picture.provenance,
+    ) as file:
+        while (band := bands.get()) is not None:
+            if isinstance(band, BaseException):
+                raise band
+            file.write(band)
