@@ -27,6 +27,9 @@ _KERNEL_WIDTH = 4
 _BLOCK = 32
 """Output pixels that share one dense matrix: long enough for BLAS, short enough to hold few zeros."""
 
+_HALF = 0.5 + 1e-9
+"""What rounds halves up, also those that the order of a sum moved a hair below: the same on every machine."""
+
 
 def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
     """The (height, width) that MATLAB gives a picture that is resized by a factor: each rounded up."""
@@ -83,13 +86,12 @@ def resize_tensor(x: Tensor, height: int, width: int) -> Tensor:
         raise TypeError(f"resize_tensor takes floating-point pictures, not {x.dtype}")
     rows, columns = _axis(x.shape[-2], height), _axis(x.shape[-1], width)
     with torch.autocast(x.device.type, enabled=False):
-        for axis in sorted((rows, columns), key=lambda axis: axis.scale):
-            dim = -2 if axis is rows else -1
+        for axis, dim in sorted([(rows, -2), (columns, -1)], key=lambda pass_: pass_[0].scale):
             pieces = []
             for block in axis.blocks:
                 matrix = torch.from_numpy(block.matrix).to(x.device, x.dtype)
                 part = x.narrow(dim, block.first, matrix.shape[1])
-                pieces.append(matrix @ part if axis is rows else part @ matrix.T)
+                pieces.append(matrix @ part if dim == -2 else part @ matrix.T)
             x = torch.cat(pieces, dim)
     return x
 
@@ -218,7 +220,7 @@ def _resample_rows(x: Pixels, axis: _Axis, top: int, bottom: int, first: int = 0
         window = flat[block.first + left - first : block.first + right - first]
         result = matrix @ window.astype(precision, copy=False)
         if x.dtype != np.float32:
-            result = np.clip(np.floor(result + 0.5), 0, 2 ** (8 * x.dtype.itemsize) - 1)
+            result = np.clip(np.floor(result + _HALF), 0, 2 ** (8 * x.dtype.itemsize) - 1)
         out[block.start + a - top : block.start + b - top] = result
     return out.reshape(bottom - top, *x.shape[1:])
 

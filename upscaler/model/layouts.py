@@ -11,7 +11,7 @@ import inspect
 import json
 import re
 from collections.abc import Mapping
-from math import isqrt
+from math import isfinite, isqrt
 from typing import Any
 
 import torch
@@ -37,10 +37,17 @@ _OLDEST_HEAD = re.compile(r"^model\.(\d+)\.(?=weight$|bias$)")
 
 
 def canonical(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors under canonical keys, whichever layout they came in; unknown keys stay."""
+    """The same tensors under canonical keys, whichever layout they came in; unknown keys stay.
+
+    Raises:
+        ValueError: two keys become one.
+    """
     stripped = {_PREFIX.sub("", key): tensor for key, tensor in tensors.items()}
     rename = _rename_oldest(stripped) if "model.0.weight" in stripped else _rename_original
-    return {rename(key): tensor for key, tensor in stripped.items()}
+    renamed = {rename(key): tensor for key, tensor in stripped.items()}
+    if len(renamed) < len(tensors):
+        raise ValueError("several of its tensors have the same name once prefixes are taken off")
+    return renamed
 
 
 def _rename_original(key: str) -> str:
@@ -82,6 +89,9 @@ def identify(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tupl
         ValueError: no network known here; shapes that do not fit each other; metadata that says
             something else than the tensors.
     """
+    architecture: str
+    if not tensors:
+        raise ValueError("there are no weights in it")
     if "conv_first.weight" in tensors and "body.0.rdb1.conv1.weight" in tensors:
         architecture, seen = "rrdbnet", _rrdbnet_settings(tensors)
     elif "body.0.weight" in tensors:
@@ -122,10 +132,12 @@ def _rrdbnet_settings(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     blocks = {match[1] for match in (re.match(r"body\.(\d+)\.", key) for key in tensors) if match}
     doublings = sum(bool(re.fullmatch(r"conv_up\d\.weight", key)) for key in tensors)
     unshuffle = _edge(inputs, channels, "conv_first")
+    if 30 * len(blocks) > len(tensors):  # before so many blocks are made
+        raise ValueError(f"its {len(blocks)} RRDBs lack some of their tensors")
     scale, rest = divmod(2**doublings, unshuffle)
     if rest:
         raise ValueError(f"{doublings} doublings after a {unshuffle}-fold pixel-unshuffle make no whole scale")
-    settings = {
+    settings: dict[str, Any] = {
         "features": features,
         "growth": growth,
         "blocks": len(blocks),
@@ -146,7 +158,7 @@ def _compact_settings(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     numbers = sorted(int(m[1]) for m in (re.fullmatch(r"body\.(\d+)\.bias", key) for key in tensors) if m)
     features, channels = _convolution(tensors, "body.0")[:2]
     outputs = _convolution(tensors, f"body.{numbers[-1] if numbers else 0}")[0]
-    settings = {
+    settings: dict[str, Any] = {
         "features": features,
         "convolutions": len(numbers) - 2,
         "scale": _edge(outputs, channels, "the last convolution"),
@@ -187,7 +199,8 @@ def _stated_settings(architecture: str, metadata: Mapping[str, str]) -> dict[str
     except (TypeError, json.JSONDecodeError) as error:
         raise ValueError("its metadata is damaged: settings is not a JSON object") from error
     for name, value in stated.items():
-        if type(value) is not known[name]:
+        whole_float = known[name] is float and type(value) is int
+        if (type(value) is not known[name] and not whole_float) or (known[name] is float and not isfinite(value)):
             raise ValueError(f"its metadata gives {name} as {value!r}")
     return stated
 

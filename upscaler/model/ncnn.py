@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,10 @@ def _parse_layer(kind: str, name: str, inputs: str, outputs: str, *rest: str) ->
     for pair in rest[int(inputs) + int(outputs) :]:
         key, values = pair.split("=")
         parsed = [float(value) for value in values.split(",")]
-        numbers[int(key)] = parsed[1:] if int(key) <= -23300 else parsed
+        parsed = parsed[1:] if int(key) <= -23300 else parsed
+        if not parsed or not all(map(isfinite, parsed)):
+            raise ValueError(f"{pair} is no value")
+        numbers[int(key)] = parsed
     return Layer(kind, name, numbers)
 
 
@@ -128,7 +132,8 @@ def _read_convolution(layer: Layer, numbers: _Numbers) -> _Convolution:
     outputs, width = layer.number(0), layer.number(1)
     height, size = layer.number(11, width), layer.number(6)
     inputs, rest = divmod(size, outputs * height * width) if outputs * height * width > 0 else (0, 0)
-    plain = all(layer.number(key, 1) == 1 for key in (2, 3, 5)) and layer.number(5) == 1
+    # Dilation and stride, each along both edges, then the bias.
+    plain = all(layer.number(key, 1) == 1 for key in (2, 3, 12, 13)) and layer.number(5) == 1
     if rest or inputs < 1 or not plain or not height == width == 2 * layer.number(4) + 1:
         raise ValueError(f"its layer {layer.name} is no convolution of stride 1 with a bias that keeps the size")
     weight = numbers.take_tagged(size, layer.name).reshape(outputs, inputs, height, width)

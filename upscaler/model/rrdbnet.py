@@ -137,7 +137,7 @@ class RRDBNet(nn.Module):
 
         dense_reach = 4 + fusion_kernel // 2
         self.trunk_reach = unshuffle * (3 * blocks * dense_reach + 2)
-        self.head_reach = _head_reach(self.doublings, hr_kernel)
+        self.head_reach = _head_reach(self.doublings, hr_kernel, upsampling)
         # The widest moment of a dense block: its input and the RRDB's and the trunk's skips, a
         # concatenation and the shorter one it is made from, and the new growth channels.
         self.trunk_floats = 3 * features + 2 * (features + 4 * growth) + growth
@@ -198,13 +198,19 @@ def _up_convolution(features: int, upsampling: Upsampling) -> nn.Module:
     return _conv(features, 4 * features if upsampling == "pixelshuffle" else features)
 
 
-def _head_reach(doublings: int, hr_kernel: int) -> int:
-    """Feature pixels that the head needs on each side, counted back from the last convolution.
+def _head_reach(doublings: int, hr_kernel: int, upsampling: Upsampling) -> int:
+    """Feature pixels on each side of a feature pixel that its output pixels depend on.
 
-    A reach of r pixels at one resolution is at most ceil(r / 2) at half of it; every kind of
-    enlargement here adds at most one pixel (one before the doubling counts more than one after it).
+    Followed back from the last convolution: the output pixels of feature pixel 0, then the rows each
+    layer reads to make them.
     """
     reach = 1 + hr_kernel // 2
+    first, last = -reach, 2**doublings - 1 + reach
     for _ in range(doublings):
-        reach = (reach + 1) // 2 + 1
-    return reach
+        if upsampling == "nearest":
+            first, last = (first - 1) // 2, (last + 1) // 2
+        elif upsampling == "pixelshuffle":
+            first, last = first // 2 - 1, last // 2 + 1
+        else:  # kernel 4, stride 2: output row o reads the input rows (o - 1) // 2 and the next one
+            first, last = (first - 1) // 2, (last - 1) // 2 + 1
+    return max(-first, last)

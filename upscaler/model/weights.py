@@ -145,7 +145,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str], str]:
     if start[8:9] == b"{":
         raise ValueError(f"it is no safetensors file: its header would be {int.from_bytes(start[:8], 'little')} bytes")
     if path.suffix == ".bin":
-        raise ValueError(f"it is no PyTorch file; if it is of ncnn, {path.with_suffix('.param').name} must lie beside it")
+        param = path.with_suffix(".param").name
+        raise ValueError(f"it is no PyTorch file; if it is of ncnn, {param} must lie beside it")
     raise ValueError("it is neither safetensors nor a PyTorch file nor ncnn")
 
 
@@ -167,12 +168,11 @@ def _read_torch(path: Path, *, zipped: bool) -> dict[str, Tensor]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - hostile bytes make the unpickler raise anything
+            return _unwrapped(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # hostile bytes make the unpickler raise anything
         if isinstance(error, pickle.UnpicklingError) and (name := _foreign_name(path, zipped=zipped)):
             raise ValueError(f"it contains code ({name}) and was refused; only plain weights are read") from None
         raise ValueError("the PyTorch file is damaged or cut off, or holds more than plain weights") from error
-    return _unwrapped(checkpoint)
 
 
 def _check_archive(path: Path) -> None:

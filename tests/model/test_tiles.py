@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from upscaler.errors import UserError
+from upscaler.model.compact import Compact
+from upscaler.model.rrdbnet import RRDBNet
+from upscaler.model.tiles import MEASURED_HALO, Box, halo_of, make_plan, megabytes
+
+COMPACT = Compact(features=16, convolutions=3)
+UNSHUFFLED = RRDBNet(features=8, growth=4, blocks=2, scale=2, unshuffle=2)
+DEEP = RRDBNet(features=4, growth=2, blocks=23)
+sides = st.integers(1, 700)
+
+
+@settings(deadline=None)
+@given(sides, sides, st.integers(1, 300), st.sampled_from([COMPACT, UNSHUFFLED]))
+def test_tiles_cover_every_pixel_once_and_stay_inside(height: int, width: int, tile: int, network: Any) -> None:
+    plan = make_plan(network, height, width, budget=0, tile=tile)
+    covered = np.zeros((plan.height, plan.width), np.uint8)
+    for box, outer in plan.boxes():
+        covered[box.top : box.bottom, box.left : box.right] += 1
+        assert 0 <= outer.top <= box.top < box.bottom <= outer.bottom <= plan.height
+        assert 0 <= outer.left <= box.left < box.right <= outer.right <= plan.width
+        assert all(edge % network.unshuffle == 0 for edge in (outer.top, outer.bottom, outer.left, outer.right))
+        assert box.top - outer.top in (plan.halo, box.top)
+        assert outer.right - box.right in (plan.halo, plan.width - box.right)
+    assert (covered == 1).all()
+    assert 0 <= plan.height - height < network.unshuffle
+
+
+@settings(deadline=None, max_examples=50)
+@given(sides, sides, st.integers(10_000_000, 400_000_000), st.sampled_from([COMPACT, UNSHUFFLED, DEEP]))
+def test_the_automatic_plan_keeps_the_budget(height: int, width: int, budget: int, network: Any) -> None:
+    try:
+        plan = make_plan(network, height, width, budget=budget)
+    except UserError:
+        assert make_plan(network, height, width, budget=0, tile=16).memory > budget
+    else:
+        assert plan.memory <= budget
+
+
+def test_what_fits_is_not_cut() -> None:
+    plan = make_plan(COMPACT, 300, 400, budget=10**9)
+    assert plan.whole
+    assert plan.tiles == 1
+    assert plan.operations(COMPACT) == 300 * 400 * COMPACT.trunk_operations
+
+
+def test_a_smaller_budget_costs_more_operations() -> None:
+    costs = [
+        make_plan(COMPACT, 1000, 1000, budget=budget).operations(COMPACT)
+        for budget in (1_000_000_000, 100_000_000, 20_000_000)
+    ]
+    assert costs == sorted(costs)
+    assert costs[0] < costs[-1]
+
+
+def test_whole_is_whole_whatever_it_takes() -> None:
+    assert make_plan(COMPACT, 3000, 3000, budget=1, tile="whole").whole
+
+
+def test_no_tile_fits() -> None:
+    with pytest.raises(UserError, match="needs at least .* raise --memory"):
+        make_plan(DEEP, 1000, 1000, budget=1_000_000)
+
+
+def test_halos_are_exact_or_measured() -> None:
+    assert halo_of(COMPACT) == COMPACT.trunk_reach
+    assert halo_of(UNSHUFFLED) == UNSHUFFLED.trunk_reach + 2 * UNSHUFFLED.head_reach
+    assert halo_of(DEEP) == MEASURED_HALO < DEEP.trunk_reach
+
+
+def test_a_box_inside_another() -> None:
+    assert Box(4, 6, 10, 20).inside(Box(2, 8, 5, 30), 4) == (slice(8, 16), slice(20, 60))
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 MB"), (12_345_678, "12 MB"), (2_500_000_000, "2.5 GB")])
+def test_bytes_for_people(count: int, text: str) -> None:
+    assert megabytes(count) == text

@@ -1,0 +1,279 @@
+"""`srup upscale`: pictures, folders or globs through a network."""
+
+from __future__ import annotations
+
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+
+from upscaler import __version__
+from upscaler.cli.console import Console, Progress
+from upscaler.cli.options import Debug, Device, Json, Seed, parse_bytes, parse_scale, parse_size, parse_tile
+from upscaler.errors import UserError
+
+if TYPE_CHECKING:
+    from upscaler.images.jobs import Job
+    from upscaler.model.batch import Event as BatchEvent
+    from upscaler.model.engine import Event as EngineEvent
+    from upscaler.model.upscaler import Estimate, Size, Upscaler
+    from upscaler.model.weights import Weights
+
+_JSON_INTERVAL = 1.0
+
+
+class Precision(StrEnum):
+    auto = "auto"
+    fp32 = "fp32"
+    fp16 = "fp16"
+    bf16 = "bf16"
+
+
+class AlphaUpsampler(StrEnum):
+    network = "network"
+    bicubic = "bicubic"
+
+
+def upscale(
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Pictures, folders or glob patterns.")],
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="OUT",
+            help="The result of one picture, else a folder. Without it: beside one picture as NAME-upscaled, "
+            "for several the folder 'upscaled'.",
+        ),
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option("-m", "--model", metavar="NAME|FILE|hf:REPO/FILE", help="See 'srup models list'."),
+    ] = "photo",
+    scale: Annotated[
+        float | None,
+        typer.Option("-s", "--scale", parser=parse_scale, metavar="FLOAT", help="Final scale, any number above 0."),
+    ] = None,
+    size: Annotated[
+        Any, typer.Option("--size", parser=parse_size, metavar="WxH|Wx|xH", help="Final size in pixels.")
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option("--alpha", help="Blend the model (1) with its PSNR-oriented pair (0)."),
+    ] = None,
+    device: Device = "auto",
+    precision: Annotated[
+        Precision, typer.Option("--precision", help="Numbers to compute with; auto is fp16 on fast GPUs, else fp32.")
+    ] = Precision.auto,
+    tile: Annotated[
+        Any,
+        typer.Option("--tile", parser=parse_tile, metavar="auto|whole|PIXELS", help="Edge of the tiles."),
+    ] = "auto",
+    memory: Annotated[
+        Any,
+        typer.Option("--memory", parser=parse_bytes, metavar="BYTES", help="Most memory to use, such as 2GB."),
+    ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Show tiles, memory, time and bytes; do nothing.")
+    ] = False,
+    tta: Annotated[bool, typer.Option("--tta", help="Average over all flips and rotations: 8 times the work.")] = False,
+    format: Annotated[  # noqa: A002 - the option's name
+        str | None, typer.Option("--format", help="png, jpeg, webp, tiff, avif, bmp or gif; default as the output.")
+    ] = None,
+    quality: Annotated[
+        int | None, typer.Option("--quality", min=1, max=100, help="Of JPEG, WebP (100: lossless) and AVIF.")
+    ] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Also the folders inside folders.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
+    skip_existing: Annotated[
+        bool,
+        typer.Option("--skip-existing", help="Leave out what the same model and settings made of the same input."),
+    ] = False,
+    keep_going: Annotated[
+        bool | None,
+        typer.Option(
+            "--keep-going/--stop-on-error", help="Pass over pictures that fail. The default for folders and globs."
+        ),
+    ] = None,
+    colour_fix: Annotated[
+        bool, typer.Option("--colour-fix", help="Give the result the low frequencies of the picture.")
+    ] = False,
+    alpha_upsampler: Annotated[
+        AlphaUpsampler, typer.Option("--alpha-upsampler", help="What enlarges transparency.")
+    ] = AlphaUpsampler.network,
+    first_frame: Annotated[
+        bool, typer.Option("--first-frame", help="Take the first frame or page of files with several.")
+    ] = False,
+    uncertainty: Annotated[
+        Path | None,
+        typer.Option("--uncertainty", metavar="FILE", help="Write a map of the result's spread under input noise."),
+    ] = None,
+    compare: Annotated[
+        Path | None, typer.Option("--compare", metavar="FILE", help="Write a picture of before beside after.")
+    ] = None,
+    seed: Seed = 0,
+    json: Json = False,
+    debug: Debug = False,  # noqa: ARG001 - read where errors are shown
+) -> None:
+    """Upscale pictures."""
+    console = Console(json=json)
+    if scale is not None and size is not None:
+        raise typer.BadParameter("use --scale or --size, not both")
+    if overwrite and skip_existing:
+        raise typer.BadParameter("use --overwrite or --skip-existing, not both")
+
+    from upscaler.images.files import SUFFIXES
+    from upscaler.images.jobs import plan_jobs
+
+    jobs = plan_jobs(inputs, output, SUFFIXES, format=format, recursive=recursive)
+    if len(jobs) > 1 and (uncertainty or compare):
+        raise typer.BadParameter("--uncertainty and --compare are for one picture")
+    for sheet in filter(None, (uncertainty, compare)):
+        _check_sheet(sheet, jobs[0])
+
+    from upscaler.model import batch
+    from upscaler.model.upscaler import Size, Upscaler
+    from upscaler.model.weights import build_network
+
+    jobs = batch.share(jobs)
+    existing: batch.Existing = "overwrite" if overwrite or plan else "skip" if skip_existing else "refuse"
+    batch.check_existing(jobs, existing)
+
+    weights = load_model(console, model, alpha)
+    width, height = size or (None, None)
+    wanted = Size(scale, width, height)
+    display = _Display(console, len(jobs))
+    upscaler = Upscaler(
+        build_network(weights),
+        device=device,
+        precision=precision.value,
+        memory=memory,
+        tile=tile,
+        tta=tta,
+        colour_fix=colour_fix,
+        alpha=cast("Literal['network', 'bicubic']", alpha_upsampler.value),
+        notify=display.engine,
+    )
+    if plan:
+        _show_plans(console, upscaler, jobs, wanted, first_frame)
+        return
+
+    provenance = {
+        "software": f"srup {__version__}",
+        "model": model,
+        "model_sha256": weights.digest,
+        "model_alpha": alpha,
+        "scale": scale or (None if size else upscaler.network.scale),
+        "size": f"{width or ''}x{height or ''}" if size else None,
+        "precision": str(upscaler.dtype).removeprefix("torch."),
+        "tta": tta,
+        "colour_fix": colour_fix,
+        "alpha_upsampler": alpha_upsampler.value,
+        "quality": quality,
+    }
+    settings = batch.Settings(
+        wanted,
+        provenance,
+        existing=existing,
+        keep_going=any(not Path(name).is_file() for name in inputs) if keep_going is None else keep_going,
+        format=format,
+        quality=quality,
+        first_frame=first_frame,
+    )
+    with console.progress("upscaling", len(jobs)) as progress:
+        display.progress = progress
+        complete = batch.run(upscaler, jobs, settings, display.batch)
+    display.summary()
+    if complete and compare:
+        _write_comparison(jobs[0], compare, first_frame)
+        console.result(f"before and after: {compare}")
+    if complete and uncertainty:
+        _write_uncertainty(console, display, upscaler, jobs[0], wanted, uncertainty, first_frame, seed)
+    if not complete:
+        raise typer.Exit(1)
+
+
+def _check_sheet(path: Path, job: Job) -> None:
+    """Refuse a sheet that could not be written, or would replace the picture or its result, before any work."""
+    from upscaler.images.files import check_output
+
+    check_output(path, width=1, height=1, channels=3, depth=8)
+    if path.resolve() in (job.input.resolve(), job.output.resolve()):
+        raise UserError(f"{path} is the picture or its result; give the sheet a name of its own")
+
+
+def _show_plans(console: Console, upscaler: Upscaler, jobs: list[Job], size: Size, first_frame: bool) -> None:
+    from upscaler.images.files import open_picture
+    from upscaler.model.tiles import megabytes
+
+    speed = upscaler.seconds_per_operation()
+    for job in jobs:
+        picture = open_picture(job.input, first_frame=first_frame)
+        estimate = upscaler.estimate(picture, size)
+        seconds = estimate.operations * speed
+        console.event(
+            "plan",
+            input=job.input,
+            output=job.output,
+            width=estimate.width,
+            height=estimate.height,
+            passes=[{"tiles": p.tiles, "tile": [p.tile_width, p.tile_height], "halo": p.halo} for p in estimate.passes],
+            memory=estimate.memory,
+            seconds=seconds,
+            output_bytes=estimate.output_bytes,
+        )
+        console.result(f"{job.input} -> {job.output}")
+        console.result(f"  size     {picture.width} x {picture.height} -> {estimate.width} x {estimate.height}")
+        for number, each in enumerate(estimate.passes, start=1):
+            cut = (
+                f"whole, enlarged in bands of {each.head_rows} rows"
+                if each.whole
+                else f"{each.tiles} tiles of {each.tile_width} x {each.tile_height} with a halo of {each.halo}"
+            )
+            console.result(f"  pass {number}   {each.width} x {each.height}, {cut}")
+        console.result(f"  memory   {megabytes(estimate.memory)} on {upscaler.device}")
+        console.result(f"  time     about {duration(seconds)}")
+        console.result(f"  output   {megabytes(estimate.output_bytes)} before compression")
+
+
+def _write_comparison(job: Job, sheet: Path, first_frame: bool) -> None:
+    from upscaler.images.files import Metadata, Picture, open_picture, write_picture
+    from upscaler.images.resize import resize
+    from upscaler.images.sheets import as_rgb, before_after
+
+    after = as_rgb(open_picture(job.output).read().pixels)
+    before = as_rgb(open_picture(job.input, first_frame=first_frame).read().pixels)
+    height, width = after.shape[:2]
+    labels = (f"{job.input.name}, bicubic", f"{job.output.name}, srup")
+    write_picture(sheet, Picture(before_after(resize(before, height, width), after, labels), Metadata()))
+
+
+def _write_uncertainty(
+    console: Console,
+    display: BatchDisplay,
+    upscaler: Upscaler,
+    job: Job,
+    size: Size,
+    sheet: Path,
+    first_frame: bool,
+    seed: int,
+) -> None:
+    import numpy as np
+
+    from upscaler.images.files import Metadata, Picture, open_picture, write_picture
+    from upscaler.images.sheets import heat_map
+    from upscaler.model.uncertainty import SAMPLES, SIGMA, spread
+
+    picture = open_picture(job.input, first_frame=first_frame)
+    with console.progress("uncertainty", 1) as progress:
+        display.restart(progress, upscaler.estimate(picture, size), SAMPLES)
+        moved = spread(upscaler, picture, size, seed=seed) * 255
+    mean, most = float(moved.mean()), float(np.percentile(moved, 99))
+    write_picture(sheet, Picture(heat_map(moved, "levels of 255"), Metadata()))
+    console.event("uncertainty", file=sheet, sigma=SIGMA * 255, mean=mean, percentile99=most)
+    console.result(
+        f"uncertainty: {sheet}; under noise of {SIGMA * 255:g} levels of 255 the result moves by {mean:.2f} "
+        f"on average, by {most:.2f} or less at 99% of its pixels"
+    )
