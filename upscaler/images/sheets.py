@@ -50,18 +50,19 @@ def before_after(before: Picture, after: Picture, labels: tuple[str, str] = ("be
     if before.shape != after.shape:
         raise ValueError(f"before of {before.shape} beside after of {after.shape}")
     height, width = after.shape[:2]
+    labelled = list(zip((before, after), labels, strict=True))
     if max(height, width) <= _LARGEST_SIDE:
-        return _side_by_side(
-            [_labelled(picture, label) for picture, label in zip((before, after), labels, strict=True)]
-        )
+        font = _font(max(height, width))
+        return _side_by_side([_labelled(picture, label, font) for picture, label in labelled])
 
     top, left = most_detailed(after, _DETAIL, _DETAIL)
     bottom, right = min(top + _DETAIL, height), min(left + _DETAIL, width)
+    font = _font(_DETAIL)
     columns = []
-    for picture, label in zip((before, after), labels, strict=True):
-        overview = _overview(picture, (top, left, bottom, right))
-        detail = picture[top:bottom, left:right]
-        columns.append(_stack([_labelled(overview, label), _labelled(detail, f"{label}, detail 1:1")]))
+    for picture, label in labelled:
+        overview = _labelled(_overview(picture, (top, left, bottom, right)), label, font)
+        detail = _labelled(picture[top:bottom, left:right], f"{label}, detail 1:1", font)
+        columns.append(_stack([overview, detail]))
     return _side_by_side(columns)
 
 
@@ -134,11 +135,9 @@ def _overview(picture: Picture, frame: tuple[int, int, int, int]) -> Picture:
     return np.asarray(small)
 
 
-def _labelled(picture: Picture, label: str) -> Picture:
-    font = _font(picture.shape[0])
-    left, _, right, _ = font.getbbox(label)
+def _labelled(picture: Picture, label: str, font: ImageFont.FreeTypeFont) -> Picture:
     padding = ceil(font.size / 2)
-    width = max(picture.shape[1], ceil(right - left) + 2 * padding)
+    width = max(picture.shape[1], ceil(font.getlength(label)) + 2 * padding)
     strip = Image.new("RGB", (width, ceil(font.size * 1.8)), _BACKGROUND)
     ImageDraw.Draw(strip).text((padding, strip.height / 2), label, fill=_TEXT, font=font, anchor="lm")
     return _stack([np.asarray(strip), picture])
@@ -164,9 +163,9 @@ def _legend(height: int, colours: Picture, unit: str, top: float) -> Picture:
     return np.asarray(legend)
 
 
-def _font(height: int) -> ImageFont.FreeTypeFont:
-    """Pillow's own font, about as large beside a small picture as beside a large one."""
-    font = ImageFont.load_default(min(max(14, height // 50), 48))
+def _font(side: int) -> ImageFont.FreeTypeFont:
+    """Pillow's own font, about as large beside a small picture as beside a large one with that longer side."""
+    font = ImageFont.load_default(min(max(14, side // 50), 48))
     if not isinstance(font, ImageFont.FreeTypeFont):
         raise RuntimeError("this Pillow was built without FreeType and cannot write labels")
     return font

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from upscaler.errors import UserError
+from upscaler.images.rows import FloatArray, Rows
+from upscaler.model.compact import Compact
+from upscaler.model.engine import Engine, Event, Redone, Shrunk, Worked
+from upscaler.model.rrdbnet import RRDBNet
+from upscaler.model.tiles import make_plan
+
+CPU = torch.device("cpu")
+
+
+def engine(
+    network: Any, events: list[Event] | None = None, *, tta: bool = False, dtype: torch.dtype = torch.float32
+) -> Engine:
+    seen: list[Event] = [] if events is None else events
+    return Engine(network, device=CPU, dtype=dtype, tta=tta, notify=seen.append)
+
+
+def network(kind: str) -> Any:
+    torch.manual_seed(1)
+    made: dict[str, Any] = {
+        "compact": lambda: Compact(features=8, convolutions=4),
+        "compact x3": lambda: Compact(features=8, convolutions=2, scale=3),
+        "rrdbnet": lambda: RRDBNet(features=8, growth=4, blocks=1),
+        "rrdbnet x2 unshuffled": lambda: RRDBNet(features=8, growth=4, blocks=1, scale=2, unshuffle=2),
+        "rrdbnet x1 unshuffled": lambda: RRDBNet(features=8, growth=4, blocks=1, scale=1, unshuffle=4),
+        "rrdbnet x8 transposed": lambda: RRDBNet(features=4, growth=2, blocks=1, scale=8, upsampling="transposed"),
+        "rrdbnet kernel 5": lambda: RRDBNet(features=8, growth=4, blocks=1, hr_kernel=5, upsampling="pixelshuffle"),
+    }
+    return made[kind]()
+
+
+def picture(height: int, width: int) -> FloatArray:
+    return np.random.default_rng(0).random((height, width, 3), np.float32)
+
+
+def run(machine: Engine, values: FloatArray, **how: Any) -> FloatArray:
+    height, width = values.shape[:2]
+    plan = make_plan(machine.network, height, width, budget=how.pop("budget", 10**9), tile=how.pop("tile", "auto"))
+    source = Rows(height, width, 3, (values[top : top + 7] for top in range(0, height, 7)))
+    return np.concatenate(list(machine.run(source, plan, **how).bands(11)))
+
+
+def direct(made: Any, values: FloatArray) -> FloatArray:
+    with torch.inference_mode():
+        y = made(torch.from_numpy(values).permute(2, 0, 1)[None])[0].permute(1, 2, 0)
+    return np.asarray(y.clamp(0, 1))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "compact",
+        "compact x3",
+        "rrdbnet",
+        "rrdbnet x2 unshuffled",
+        "rrdbnet x1 unshuffled",
+        "rrdbnet x8 transposed",
+        "rrdbnet kernel 5",
+    ],
+)
+@pytest.mark.parametrize("tile", ["whole", 8, 16, 37])
+@pytest.mark.parametrize(("height", "width"), [(61, 83), (1, 1), (3, 5), (40, 7)])
+def test_tiles_give_what_the_whole_gives(kind: str, tile: Any, height: int, width: int) -> None:
+    made, values = network(kind), picture(height, width)
+    result = run(engine(made), values, tile=tile)
+    assert result.shape == (height * made.scale, width * made.scale, 3)
+    assert np.abs(result - direct(made, values)).max() < 1e-5
+
+
+def test_the_head_in_bands_of_one_row_gives_the_same() -> None:
+    made, values = network("rrdbnet"), picture(20, 30)
+    machine = engine(made)
+    plan = make_plan(made, 20, 30, budget=10**9)
+    narrow = type(plan)(**{**vars(plan), "head_rows": 1})
+    rows = machine.run(Rows(20, 30, 3, [values]), narrow)
+    assert np.abs(rows.window(0, 80) - direct(made, values)).max() < 1e-5
+
+
+def test_a_plan_from_a_small_budget_gives_the_same() -> None:
+    made, values = network("rrdbnet"), picture(90, 120)
+    assert np.abs(run(engine(made), values, budget=8_000_000) - direct(made, values)).max() < 1e-5
+
+
+class Limited(Compact):
+    """A network that runs out of memory on pictures of more than so many pixels."""
+
+    limit = 0
+
+    def features(self, x: Tensor) -> Tensor:
+        if x.shape[-1] * x.shape[-2] > self.limit:
+            raise torch.OutOfMemoryError("out of memory")
+        return super().features(x)
+
+
+def test_out_of_memory_shrinks_the_plan_and_goes_on() -> None:
+    torch.manual_seed(1)
+    made, events, values = Limited(features=8, convolutions=2), list[Event](), picture(64, 64)
+    made.limit = 1500
+    result = run(engine(made, events), values)
+    made.limit = 10**9
+    assert np.abs(result - direct(made, values)).max() < 1e-5
+    shrunk = [event for event in events if isinstance(event, Shrunk)]
+    assert shrunk
+    assert shrunk[-1].plan.tiles > 1
+
+
+def test_out_of_memory_for_every_tile_is_said() -> None:
+    made = Limited(features=8, convolutions=2)
+    with pytest.raises(UserError, match="out of memory on cpu"):
+        run(engine(made), picture(64, 64))
+
+
+def test_other_errors_are_not_taken_for_out_of_memory() -> None:
+    class Broken(Compact):
+        def features(self, x: Tensor) -> Tensor:
+            raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        run(engine(Broken()), picture(8, 8))
+
+
+class Overflowing(Compact):
+    """A network that is not a number in half precision where the picture is bright."""
+
+    def features(self, x: Tensor) -> Tensor:
+        result = super().features(x)
+        return result if x.dtype == torch.float32 or x.max() < 0.9 else result * torch.inf
+
+
+def test_values_that_are_no_numbers_are_computed_again_in_fp32() -> None:
+    torch.manual_seed(1)
+    made, events = Overflowing(features=8, convolutions=1), list[Event]()
+    values = picture(32, 32) * np.float32(0.5)
+    values[20, 20] = 1
+    result = run(engine(made, events, dtype=torch.bfloat16), values, tile=16)
+    redone = [event.box for event in events if isinstance(event, Redone)]
+    assert [(box.top, box.left) for box in redone] == [(16, 16)]
+    exact = direct(made, values)
+    assert np.abs(result[64:, 64:] - exact[64:, 64:]).max() < 1e-5
+    assert np.abs(result - exact).max() < 0.05
+
+
+def test_values_that_stay_no_numbers_are_refused() -> None:
+    made = Compact(features=4, convolutions=1)
+    with torch.no_grad():
+        made.body[0].bias.fill_(torch.nan)  # type: ignore[operator,union-attr]
+    with pytest.raises(UserError, match="not finite"):
+        run(engine(made), picture(8, 8))
+
+
+@pytest.mark.parametrize("kind", ["compact", "rrdbnet x2 unshuffled"])
+@pytest.mark.parametrize("tile", ["whole", 16])
+def test_tta_is_the_mean_over_the_eight_turns(kind: str, tile: Any) -> None:
+    made, values = network(kind), picture(24, 40)
+    expected = np.zeros((24 * made.scale, 40 * made.scale, 3), np.float32)
+    for transposed in (False, True):
+        for quarter in range(0, 4):
+            turned = np.rot90(values.swapaxes(0, 1) if transposed else values, quarter)
+            back = np.rot90(direct_unclipped(made, np.ascontiguousarray(turned)), -quarter)
+            expected += (back.swapaxes(0, 1) if transposed else back) / 8
+    result = run(engine(made, tta=True), values, tile=tile)
+    assert np.abs(result - expected.clip(0, 1)).max() < 1e-5
+
+
+def direct_unclipped(made: Any, values: FloatArray) -> FloatArray:
+    with torch.inference_mode():
+        return np.asarray(made(torch.from_numpy(values).permute(2, 0, 1)[None])[0].permute(1, 2, 0))
+
+
+@pytest.mark.parametrize("tta", [False, True])
+@pytest.mark.parametrize("kind", ["compact", "rrdbnet x2 unshuffled", "rrdbnet x8 transposed"])
+def test_the_work_told_is_at_least_the_work_planned(kind: str, tta: bool) -> None:
+    made, events = network(kind), list[Event]()
+    machine = engine(made, events, tta=tta)
+    values = picture(48, 64)
+    plan = make_plan(made, 48, 64, budget=10**9, tile=24)
+    run(machine, values, tile=24)
+    told = sum(event.operations for event in events if isinstance(event, Worked))
+    assert machine.operations(plan) <= told < 2.5 * machine.operations(plan)
+
+
+def test_opaque_tiles_are_not_computed() -> None:
+    made, events = network("compact"), list[Event]()
+    values = np.ones((64, 32, 3), np.float32)
+    values[60:] = 0
+    result = run(engine(made, events), values, tile=32, skip_ones=True)
+    assert (result[:100] == 1).all()
+    computed = sum(event.operations for event in events if isinstance(event, Worked))
+    assert 0 < computed < made.trunk_operations * 64 * 32
+
+
+def test_the_engine_leaves_the_network_as_it_was() -> None:
+    made = network("compact").train()
+    engine(made, dtype=torch.bfloat16)
+    assert made.training
+    assert all(p.dtype == torch.float32 and p.requires_grad for p in made.parameters())
