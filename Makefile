@@ -17,6 +17,7 @@ DEMO = demo-output
 .PHONY: demo test lint
 
 demo: $(VENV)/installed
+	@mkdir -p $(DEMO)
 	$(BIN)/srup upscale upscaler/images/sample.png -o $(DEMO)/sample-x4.png \
 		--compare $(DEMO)/before-after.png --overwrite
 	@echo "The enlarged photograph is $(DEMO)/sample-x4.png, before beside after $(DEMO)/before-after.png"

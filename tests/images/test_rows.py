@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 
 import numpy as np
@@ -50,6 +51,21 @@ def test_no_more_is_made_than_was_asked_for() -> None:
     assert made == [0]
     rows.window(25, 31)
     assert made == [0, 1, 2, 3]
+
+
+def test_bands_above_the_window_are_freed() -> None:
+    made: list[weakref.ref[FloatArray]] = []
+
+    def bands() -> Iterator[FloatArray]:
+        for _ in range(5):
+            band = noise(10)
+            made.append(weakref.ref(band))
+            yield band
+
+    rows = Rows(50, 4, 3, bands())
+    for top in range(0, 40, 10):
+        rows.window(top, top + 11)
+        assert [number for number, band in enumerate(made) if band() is not None] == [top // 10, top // 10 + 1]
 
 
 def test_forgotten_rows_are_refused() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from upscaler.images.sheets import Picture, before_after, heat_map, most_detailed
+from upscaler.images.sheets import Picture, as_rgb, before_after, heat_map, most_detailed
 
 RED, BLUE = (200, 30, 30), (30, 30, 200)
 
@@ -25,6 +25,36 @@ def lightness(colours: NDArray[np.uint8]) -> NDArray[np.float64]:
     linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
     luminance = linear @ (0.2126, 0.7152, 0.0722)
     return np.asarray(np.where(luminance <= 216 / 24389, luminance * 24389 / 27, 116 * np.cbrt(luminance) - 16))
+
+
+@pytest.mark.parametrize(
+    ("pixel", "shown"),
+    [
+        ([7], [7, 7, 7]),
+        ([7, 255], [7, 7, 7]),
+        ([7, 0], [128, 128, 128]),
+        ([1, 2, 3, 255], [1, 2, 3]),
+        ([255, 255, 0, 51], [153, 153, 102]),
+        ([255, 255, 255, 255], [255, 255, 255]),
+    ],
+)
+def test_any_picture_can_be_shown(pixel: list[int], shown: list[int]) -> None:
+    pixels = np.full((2, 3, len(pixel)), pixel, np.uint8)
+    for depth in (pixels, pixels * np.uint16(257)):
+        rgb = as_rgb(depth)
+        assert rgb.dtype == np.uint8
+        np.testing.assert_array_equal(rgb, plain(2, 3, (shown[0], shown[1], shown[2])))
+
+
+def test_sixteen_bits_are_rounded_to_eight() -> None:
+    levels = np.arange(65536, dtype=np.uint16).reshape(256, 256, 1)
+    nearest = np.rint(levels / 257).astype(np.uint8)
+    np.testing.assert_array_equal(as_rgb(levels), np.repeat(nearest, 3, axis=2))
+
+
+def test_rgb_is_shown_as_it_is() -> None:
+    pixels = plain(3, 4, RED)
+    assert as_rgb(pixels) is pixels
 
 
 def test_before_and_after_stand_side_by_side_at_their_size() -> None:

@@ -25,6 +25,7 @@ app.command(name="upscale", no_args_is_help=True)(upscale.upscale)
 app.add_typer(models.app, name="models")
 
 # Newer versions of typer carry a click of their own; this is the usage error of whichever is in use.
+_INTERRUPTED = 130
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
@@ -36,7 +37,7 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[  # noqa: ARG001 - typer acts on it through the callback
+    version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and stop.")
     ] = False,
 ) -> None:
@@ -51,7 +52,12 @@ def run(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     console = Console(json="--json" in arguments)
     try:
-        code = app(args=arguments, standalone_mode=False) or 0
+        try:
+            code = app(args=arguments, prog_name="srup", standalone_mode=False) or 0
+        except BaseException:
+            if "--debug" in arguments:
+                traceback.print_exc()
+            raise
     except UserError as error:
         console.error(str(error))
         code = 1
@@ -59,8 +65,7 @@ def run(arguments: list[str] | None = None) -> None:
         console.error(_one_line(error))
         code = 2
     except (KeyboardInterrupt, typer.Abort):
-        console.error("interrupted")
-        code = 130
+        code = _INTERRUPTED
     except BrokenPipeError:
         sys.stdout = None
         code = 1
@@ -68,10 +73,8 @@ def run(arguments: list[str] | None = None) -> None:
         if "--debug" not in arguments:
             console.error(f"unexpected {type(error).__name__}: {error} (a bug; run again with --debug and report it)")
         code = 1
-    else:
-        sys.exit(code)
-    if "--debug" in arguments:
-        traceback.print_exc()
+    if code == _INTERRUPTED:  # which typer gives for Ctrl-C, without a word
+        console.error("interrupted")
     sys.exit(code)
 
 

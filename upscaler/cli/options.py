@@ -32,8 +32,10 @@ def parse_scale(text: str) -> float:
 
 def parse_tile(text: str) -> int | Literal["auto", "whole"]:
     """``auto``, ``whole`` or a number of pixels."""
-    if text == "auto" or text == "whole":
-        return text
+    if text == "auto":
+        return "auto"
+    if text == "whole":
+        return "whole"
     if not text.isdecimal() or int(text) < 1:
         raise typer.BadParameter(f"{text!r} is no tile; use auto, whole or a number of pixels")
     return int(text)
@@ -51,5 +53,7 @@ Json = Annotated[
     bool, typer.Option("--json", help="One JSON object per event on stdout; text for people goes to stderr.")
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N, mps or another PyTorch device.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.", min=0)]
+Device = Annotated[
+    str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N, mps or another PyTorch device.")
+]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of everything random.")]

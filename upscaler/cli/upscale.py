@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from upscaler import __version__
-from upscaler.cli.console import Console, Progress
+from upscaler.cli.console import Console
 from upscaler.cli.options import Debug, Device, Json, Seed, parse_bytes, parse_scale, parse_size, parse_tile
 from upscaler.errors import UserError
 
 if TYPE_CHECKING:
+    from upscaler.cli.display import BatchDisplay
     from upscaler.images.jobs import Job
-    from upscaler.model.batch import Event as BatchEvent
-    from upscaler.model.engine import Event as EngineEvent
-    from upscaler.model.upscaler import Estimate, Size, Upscaler
-    from upscaler.model.weights import Weights
-
-_JSON_INTERVAL = 1.0
+    from upscaler.model.upscaler import Size, Upscaler
 
 
 class Precision(StrEnum):
@@ -37,7 +32,7 @@ class AlphaUpsampler(StrEnum):
 
 
 def upscale(
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Pictures, folders or glob patterns.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help="Pictures, folders or glob patterns.")],
     output: Annotated[
         str | None,
         typer.Option(
@@ -61,11 +56,16 @@ def upscale(
     ] = None,
     alpha: Annotated[
         float | None,
-        typer.Option("--alpha", help="Blend the model (1) with its PSNR-oriented pair (0)."),
+        typer.Option("--alpha", metavar="A", help="Blend the model (1) with its PSNR-oriented pair (0)."),
     ] = None,
     device: Device = "auto",
     precision: Annotated[
-        Precision, typer.Option("--precision", help="Numbers to compute with; auto is fp16 on fast GPUs, else fp32.")
+        Precision,
+        typer.Option(
+            "--precision",
+            metavar="auto|fp32|fp16|bf16",
+            help="Numbers to compute with; auto is fp16 on fast GPUs, else fp32.",
+        ),
     ] = Precision.auto,
     tile: Annotated[
         Any,
@@ -75,17 +75,19 @@ def upscale(
         Any,
         typer.Option("--memory", parser=parse_bytes, metavar="BYTES", help="Most memory to use, such as 2GB."),
     ] = None,
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Show tiles, memory, time and bytes; do nothing.")
-    ] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Show tiles, memory, time and bytes; do nothing.")] = False,
     tta: Annotated[bool, typer.Option("--tta", help="Average over all flips and rotations: 8 times the work.")] = False,
     format: Annotated[  # noqa: A002 - the option's name
-        str | None, typer.Option("--format", help="png, jpeg, webp, tiff, avif, bmp or gif; default as the output.")
+        str | None,
+        typer.Option(
+            "--format", metavar="FORMAT", help="png, jpeg, webp, tiff, avif, bmp or gif; default as the output."
+        ),
     ] = None,
     quality: Annotated[
-        int | None, typer.Option("--quality", min=1, max=100, help="Of JPEG, WebP (100: lossless) and AVIF.")
+        int | None,
+        typer.Option("--quality", metavar="1..100", min=1, max=100, help="Of JPEG, WebP (100: lossless) and AVIF."),
     ] = None,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Also the folders inside folders.")] = False,
+    recursive: Annotated[bool, typer.Option("-r", "--recursive", help="Also the folders inside folders.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
     skip_existing: Annotated[
         bool,
@@ -101,7 +103,7 @@ def upscale(
         bool, typer.Option("--colour-fix", help="Give the result the low frequencies of the picture.")
     ] = False,
     alpha_upsampler: Annotated[
-        AlphaUpsampler, typer.Option("--alpha-upsampler", help="What enlarges transparency.")
+        AlphaUpsampler, typer.Option("--alpha-upsampler", metavar="network|bicubic", help="What enlarges transparency.")
     ] = AlphaUpsampler.network,
     first_frame: Annotated[
         bool, typer.Option("--first-frame", help="Take the first frame or page of files with several.")
@@ -133,6 +135,8 @@ def upscale(
     for sheet in filter(None, (uncertainty, compare)):
         _check_sheet(sheet, jobs[0])
 
+    from upscaler.cli.display import BatchDisplay
+    from upscaler.cli.loading import load_model
     from upscaler.model import batch
     from upscaler.model.upscaler import Size, Upscaler
     from upscaler.model.weights import build_network
@@ -144,7 +148,7 @@ def upscale(
     weights = load_model(console, model, alpha)
     width, height = size or (None, None)
     wanted = Size(scale, width, height)
-    display = _Display(console, len(jobs))
+    display = BatchDisplay(console, len(jobs))
     upscaler = Upscaler(
         build_network(weights),
         device=device,
@@ -153,7 +157,7 @@ def upscale(
         tile=tile,
         tta=tta,
         colour_fix=colour_fix,
-        alpha=cast("Literal['network', 'bicubic']", alpha_upsampler.value),
+        alpha=alpha_upsampler.value,
         notify=display.engine,
     )
     if plan:
@@ -205,6 +209,7 @@ def _check_sheet(path: Path, job: Job) -> None:
 
 
 def _show_plans(console: Console, upscaler: Upscaler, jobs: list[Job], size: Size, first_frame: bool) -> None:
+    from upscaler.cli.display import duration
     from upscaler.images.files import open_picture
     from upscaler.model.tiles import megabytes
 
@@ -247,7 +252,7 @@ def _write_comparison(job: Job, sheet: Path, first_frame: bool) -> None:
     before = as_rgb(open_picture(job.input, first_frame=first_frame).read().pixels)
     height, width = after.shape[:2]
     labels = (f"{job.input.name}, bicubic", f"{job.output.name}, srup")
-    write_picture(sheet, Picture(before_after(resize(before, height, width), after, labels), Metadata()))
+    write_picture(sheet, Picture(before_after(resize(before, height, width), after, labels), Metadata(None, None, None, None)))
 
 
 def _write_uncertainty(
@@ -271,7 +276,7 @@ def _write_uncertainty(
         display.restart(progress, upscaler.estimate(picture, size), SAMPLES)
         moved = spread(upscaler, picture, size, seed=seed) * 255
     mean, most = float(moved.mean()), float(np.percentile(moved, 99))
-    write_picture(sheet, Picture(heat_map(moved, "levels of 255"), Metadata()))
+    write_picture(sheet, Picture(heat_map(moved, "levels of 255"), Metadata(None, None, None, None)))
     console.event("uncertainty", file=sheet, sigma=SIGMA * 255, mean=mean, percentile99=most)
     console.result(
         f"uncertainty: {sheet}; under noise of {SIGMA * 255:g} levels of 255 the result moves by {mean:.2f} "

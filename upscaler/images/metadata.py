@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 if TYPE_CHECKING:
     from PIL.Image import Exif
@@ -16,7 +16,6 @@ _MM_PER_INCH = 25.4
 _CM_PER_INCH = 2.54
 
 _ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 0x0112, 0x011A, 0x011B, 0x0128
-_IMAGE_WIDTH, _IMAGE_LENGTH = 0x0100, 0x0101
 _EXIF_IFD, _GPS_IFD = 0x8769, 0x8825
 _PIXEL_X, _PIXEL_Y = 0xA002, 0xA003
 
@@ -25,6 +24,7 @@ _DESCRIPTIVE = frozenset(
 ) | frozenset(range(0x9C9B, 0x9CA0))
 """Tags of a first directory about the photograph and its author; the others say how one file stores its pixels."""
 
+_EXIF_MAGIC = b"Exif\0\0"
 _ICC_SPACE = slice(16, 20)
 _ICC_MAGIC = slice(36, 40)
 
@@ -74,29 +74,39 @@ def upright_exif(block: bytes | None, width: int, height: int) -> bytes | None:
     """An EXIF block for upright pixels of that size: orientation 1, sizes updated, no thumbnail.
 
     Returns:
-        None for no block, and for one that cannot be understood.
+        None for no block, and for one that cannot be understood or says nothing of the photograph.
     """
-    if block is None:
-        return None
 
-    def written(exif: Exif) -> bytes:
-        exif.load(block)
-        return exif_bytes(exif, width, height)
+    def written(exif: Exif) -> bytes | None:
+        exif.load(block or b"")
+        return _upright(exif, width, height)
 
     return _parsed(written)
 
 
-def exif_bytes(exif: Exif, width: int, height: int) -> bytes:
-    """What ``upright_exif`` does, for a block that is read already; only descriptive tags stay."""
-    for tag in list(exif):
-        if tag not in _DESCRIPTIVE:
-            del exif[tag]
-    exif[_ORIENTATION] = 1
-    details = exif.get_ifd(_EXIF_IFD)
-    for tag, size in ((_PIXEL_X, width), (_PIXEL_Y, height)):
-        if tag in details:
-            details[tag] = size
-    return exif.tobytes()
+def upright_tiff_exif(file: BinaryIO, order: str, big: bool, first: int, width: int, height: int) -> bytes | None:
+    """``upright_exif`` of the first directory of a TIFF file, of that byte order, BigTIFF or not, at that offset."""
+
+    def written(exif: Exif) -> bytes | None:
+        exif.endian, exif.bigtiff = order, big
+        exif.load_from_fp(file, first)
+        exif.bigtiff = False
+        return _upright(exif, width, height)
+
+    return _parsed(written)
+
+
+def exif_directory(block: bytes, order: str, big: bool, offset: int) -> bytes | None:
+    """An EXIF block as a TIFF directory and its values, to stand at that offset of a file; None if it is broken."""
+
+    def written(exif: Exif) -> bytes:
+        exif.load(block)
+        for tag in (_EXIF_IFD, _GPS_IFD):
+            exif.get_ifd(tag)
+        exif.endian, exif.bigtiff = order, big
+        return exif.tobytes(offset)[len(_EXIF_MAGIC) + (16 if big else 8) :]
+
+    return _parsed(written)
 
 
 def exif_dpi(block: bytes) -> tuple[float, float] | None:
@@ -110,6 +120,20 @@ def exif_dpi(block: bytes) -> tuple[float, float] | None:
         return dots_per_inch((float(exif[_X_RESOLUTION]) * per_mm, float(exif[_Y_RESOLUTION]) * per_mm))
 
     return _parsed(resolution)
+
+
+def _upright(exif: Exif, width: int, height: int) -> bytes | None:
+    for tag in set(exif) - _DESCRIPTIVE:
+        del exif[tag]
+    if not len(exif):
+        return None
+    exif[_ORIENTATION] = 1
+    details = exif.get_ifd(_EXIF_IFD)
+    for tag, size in ((_PIXEL_X, width), (_PIXEL_Y, height)):
+        if tag in details:
+            details[tag] = size
+    exif.get_ifd(_GPS_IFD)
+    return exif.tobytes()
 
 
 def _parsed(use: Callable[[Exif], Result]) -> Result | None:

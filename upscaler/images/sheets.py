@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import ceil
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ _BACKGROUND = (24, 24, 24)
 _TEXT = (230, 230, 230)
 _MARK = (255, 196, 0)
 _UNKNOWN = (128, 128, 128)
+_BEHIND = np.uint16(128)
 _LARGEST_SIDE = 2000
 _DETAIL = 1000
 _LEGEND_HEIGHT = 120
@@ -27,6 +29,24 @@ _HEAT_PATH = (
     (255, 220, 60),
     (255, 255, 255),
 )
+
+
+def as_rgb(pixels: NDArray[Any]) -> Picture:
+    """Any picture as a sheet can show it: 8 bits deep, grey as RGB, transparency over mid-grey.
+
+    Args:
+        pixels: (H, W, C), uint8 or uint16; C is 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha.
+
+    Returns:
+        (H, W, 3); ``pixels`` itself where it is 8-bit RGB already.
+    """
+    if pixels.dtype == np.uint16:
+        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    colour, alpha = (pixels[..., :-1], pixels[..., -1:]) if pixels.shape[2] in (2, 4) else (pixels, None)
+    if alpha is not None:
+        opacity = alpha.astype(np.uint16)
+        colour = ((colour * opacity + _BEHIND * (255 - opacity) + 127) // 255).astype(np.uint8)
+    return np.repeat(colour, 3, axis=2) if colour.shape[2] == 1 else colour
 
 
 def before_after(before: Picture, after: Picture, labels: tuple[str, str] = ("before", "after")) -> Picture:

@@ -84,8 +84,8 @@ def _parsed(packet: bytes | None) -> Document | None:
 
 def _set_where_stated(document: Document, space: str, name: str, value: str) -> None:
     for description in document.getElementsByTagNameNS(_RDF, "Description"):
-        if description.hasAttributeNS(space, name):
-            description.getAttributeNodeNS(space, name).value = value
+        if (attribute := description.getAttributeNodeNS(space, name)) is not None:
+            attribute.value = value
     for element in document.getElementsByTagNameNS(space, name):
         while element.firstChild:
             element.removeChild(element.firstChild)
@@ -96,7 +96,7 @@ def _add_provenance(document: Document, provenance: dict[str, Any]) -> None:
     for description in document.getElementsByTagNameNS(_RDF, "Description"):
         if description.hasAttributeNS(PROVENANCE, "provenance"):
             description.removeAttributeNS(PROVENANCE, "provenance")
-            if _says_nothing(description):
+            if _says_nothing(description) and description.parentNode is not None:
                 description.parentNode.removeChild(description)
     root = document.getElementsByTagNameNS(_RDF, "RDF")[0]
     rdf = f"{root.prefix}:" if root.prefix else ""
@@ -109,8 +109,6 @@ def _add_provenance(document: Document, provenance: dict[str, Any]) -> None:
 
 
 def _says_nothing(description: Element) -> bool:
-    about = {(_RDF, "about")}
-    names = {(attribute.namespaceURI, attribute.localName) for attribute in description.attributes.values()}
-    return not description.getElementsByTagName("*") and all(
-        space == _XMLNS or (space, name) in about for space, name in names
-    )
+    attributes = {(each.namespaceURI, each.localName) for each in description.attributes.values()}
+    stated = {(space, name) for space, name in attributes if space != _XMLNS} - {(_RDF, "about")}
+    return not stated and not description.getElementsByTagName("*")

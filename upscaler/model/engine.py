@@ -21,6 +21,9 @@ from upscaler.model.tiles import Box, Plan, make_plan
 _Turn = tuple[bool, bool, bool]
 _TURNS: tuple[_Turn, ...] = tuple((h, v, t) for t in (False, True) for v in (False, True) for h in (False, True))
 
+# The sum, one turned result and what turning it back leaves behind, measured.
+_TTA_COPIES = 3
+
 
 @dataclass(frozen=True)
 class Worked:
@@ -77,9 +80,14 @@ class Engine:
     def plan(self, height: int, width: int, budget: int, tile: int | Literal["auto", "whole"]) -> Plan:
         """The plan for one pass over a picture of that size."""
         return make_plan(
-            self.network, height, width, budget=budget, element=self.dtype.itemsize, tile=tile,
-            batch=min(len(self.turns), 2),
-        )  # fmt: skip
+            self.network,
+            height,
+            width,
+            budget=budget,
+            element=self.dtype.itemsize,
+            tile=tile,
+            copies=_TTA_COPIES if len(self.turns) > 1 else 1,
+        )
 
     def operations(self, plan: Plan) -> float:
         """Multiplications of a pass by that plan, test-time augmentation included."""

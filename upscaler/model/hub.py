@@ -6,25 +6,18 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import Any
+from urllib.parse import quote
 
-from upscaler import __version__
 from upscaler.errors import UserError
+from upscaler.model import web
+from upscaler.model.web import Progress, RefusedError, broken
 
-if TYPE_CHECKING:
-    from http.client import HTTPMessage, HTTPResponse
-
-Progress = Callable[[int, int], None]
-"""Told of (bytes done, bytes in all); the latter is 0 while unknown."""
-
-_ATTEMPTS = 3
-_TIMEOUT = 30.0
-_CHUNK = 2**18
-_LOCAL = ("localhost", "127.0.0.1", "::1")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+"""What a file of weights on the hub may end in."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +27,16 @@ class HubFile:
     repo: str
     file: str
     revision: str = "main"
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the revision is a commit's whole hash, which never names other bytes."""
+        return re.fullmatch(r"[0-9a-f]{40}", self.revision) is not None
+
+    @property
+    def cached(self) -> Path:
+        """Where its download is kept."""
+        return cache_folder() / "hub" / self.repo / quote(self.revision, safe="") / self.file
 
     def __str__(self) -> str:
         return f"hf:{self.repo}/{self.file}" + ("" if self.revision == "main" else f"@{self.revision}")
@@ -52,8 +55,20 @@ class WebFile:
 Source = HubFile | WebFile
 
 
-class _RefusedError(Exception):
-    """Why one source did not give the file."""
+def parse(name: str) -> HubFile:
+    """The file that ``hf:OWNER/NAME/FILE[@REVISION]`` names, where FILE may be in folders.
+
+    Raises:
+        UserError: another form, anything that would leave the cache's folder, or no file of weights.
+    """
+    address, at, revision = name[len("hf:") :].partition("@")
+    owner, *rest = address.split("/")
+    safe = all(re.fullmatch(r"[\w.+ -]+", part) and part.strip(". ") for part in (owner, *rest))
+    if len(rest) < 2 or not safe or (at and (not re.fullmatch(r"\w[\w./-]*", revision) or ".." in revision)):
+        raise UserError(f"{name} names no file on the hub; write hf:OWNER/REPOSITORY/FILE, with @REVISION where wanted")
+    if not rest[-1].lower().endswith(SUFFIXES):
+        raise UserError(f"{name} is no file of weights; such a name ends in {', '.join(SUFFIXES)}")
+    return HubFile(f"{owner}/{rest[0]}", "/".join(rest[1:]), revision or "main")
 
 
 def cache_folder() -> Path:
@@ -115,7 +130,7 @@ def fetch(
             for source in sources:
                 try:
                     return _fetch_from(source, target, sha256, size, progress)
-                except _RefusedError as error:
+                except RefusedError as error:
                     refusals.append(f"{source} ({error})")
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror or error}") from error
@@ -133,7 +148,7 @@ def _fetch_from(source: Source, target: Path, sha256: str | None, size: int | No
         if isinstance(source, HubFile):
             part = _from_hub(source, staging, size, progress)
         else:
-            _from_web(source.url, part, size, progress)
+            web.download(source.url, part, size, progress)
         digest = _checked(part, sha256, size)
         part.replace(target)
         return digest
@@ -155,7 +170,7 @@ def _checked(part: Path, sha256: str | None, size: int | None) -> str:
     else:
         return digest
     part.unlink()
-    raise _RefusedError(f"{problem}; it was removed")
+    raise RefusedError(f"{problem}; it was removed")
 
 
 def _from_hub(source: HubFile, folder: Path, size: int | None, progress: Progress) -> Path:
@@ -171,7 +186,7 @@ def _from_hub(source: HubFile, folder: Path, size: int | None, progress: Progres
         address = hf_hub_url(source.repo, source.file, revision=revision, endpoint=endpoint)
         found = get_hf_file_metadata(address, endpoint=endpoint)
         if size is not None and found.size not in (None, size):
-            raise _RefusedError(f"its file has {found.size} bytes instead of {size}")
+            raise RefusedError(f"its file has {found.size} bytes instead of {size}")
         path = hf_hub_download(
             source.repo,
             source.file,
@@ -182,17 +197,17 @@ def _from_hub(source: HubFile, folder: Path, size: int | None, progress: Progres
             tqdm_class=_reporting_bar(progress, found.size or 0),
         )
     except GatedRepoError:
-        raise _RefusedError("accept its terms on its hub page, then log in with 'hf auth login'") from None
+        raise RefusedError("accept its terms on its hub page, then log in with 'hf auth login'") from None
     except RepositoryNotFoundError:
-        raise _RefusedError("no such repository, or a private one: then log in with 'hf auth login'") from None
+        raise RefusedError("no such repository, or a private one: then log in with 'hf auth login'") from None
     except (EntryNotFoundError, HfHubHTTPError) as error:
-        raise _RefusedError(_hub_reason(error)) from error
+        raise RefusedError(_hub_reason(error)) from error
     except (network_error, ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
-        raise _RefusedError(_broken(error)) from error
+        raise RefusedError(broken(error)) from error
     except OSError as error:
         if error.errno is not None:  # of the disk, not of the network
             raise
-        raise _RefusedError(_broken(error)) from error
+        raise RefusedError(broken(error)) from error
     return Path(path)
 
 
@@ -233,89 +248,3 @@ def _reporting_bar(progress: Progress, total: int) -> type[Any]:
             progress(ReportingBar.furthest, total)
 
     return ReportingBar
-
-
-def _from_web(url: str, part: Path, size: int | None, progress: Progress) -> None:
-    """Download to ``part``, going on where an earlier try stopped."""
-    from http.client import HTTPException
-    from urllib.error import URLError
-
-    problem = ""
-    for _ in range(_ATTEMPTS):
-        done = part.stat().st_size if part.exists() else 0
-        if done and done == size:
-            return
-        if size is not None and done > size:
-            part.unlink()
-            done = 0
-        try:
-            with _opened(url, done) as response:
-                total = _receive(response, part, done, size, progress)
-        except (URLError, HTTPException, ConnectionError, TimeoutError) as error:
-            problem = _broken(error)
-            continue
-        received = part.stat().st_size
-        if not total or received == total:
-            return
-        problem = f"the connection broke after {received} of {total} bytes; run it again to go on from there"
-    raise _RefusedError(problem)
-
-
-def _receive(response: HTTPResponse, part: Path, done: int, size: int | None, progress: Progress) -> int:
-    """Write an answer behind the ``done`` bytes that are there; return the bytes in all, 0 where not told."""
-    resumed = response.status == 206
-    if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {done}-"):
-        part.unlink()
-        raise _RefusedError("it sent another piece of the file than asked for; try again")
-    done = done if resumed else 0
-    length = int(response.headers.get("Content-Length") or 0)
-    total = done + length if length else size or 0
-    if response.headers.get_content_type() == "text/html":
-        raise _RefusedError("it sent a web page instead of the file")
-    if size is not None and total != size:
-        part.unlink(missing_ok=True)
-        raise _RefusedError(f"its file has {total} bytes instead of {size}")
-    with part.open("ab" if resumed else "wb") as file:
-        while chunk := response.read(_CHUNK):
-            done += len(chunk)
-            if total and done > total:
-                raise _RefusedError(f"it sends more than {total} bytes")
-            file.write(chunk)
-            progress(done, total)
-    return total
-
-
-def _opened(url: str, start: int) -> HTTPResponse:
-    """The answer of a web server, from byte ``start`` on where it can."""
-    from urllib.error import HTTPError
-    from urllib.request import HTTPRedirectHandler, Request, build_opener
-
-    class SafeRedirects(HTTPRedirectHandler):
-        def redirect_request(
-            self, req: Request, fp: Any, code: int, msg: str, headers: HTTPMessage, newurl: str
-        ) -> Request | None:
-            _check_address(newurl)
-            return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-    _check_address(url)
-    request = Request(url, headers={"User-Agent": f"srup/{__version__}"})  # noqa: S310 - checked above
-    if start:
-        request.add_header("Range", f"bytes={start}-")
-    try:
-        response: HTTPResponse = build_opener(SafeRedirects).open(request, timeout=_TIMEOUT)
-    except HTTPError as error:
-        with error:
-            reason = "no such file" if error.code == 404 else f"the server answered {error.code}; try again later"
-            raise _RefusedError(reason) from None
-    return response
-
-
-def _check_address(url: str) -> None:
-    parts = urlsplit(url)
-    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOCAL):
-        raise _RefusedError(f"{parts.scheme}://{parts.hostname or ''} is not safe; only https is used")
-
-
-def _broken(error: Exception) -> str:
-    reason = str(getattr(error, "reason", error)).strip() or type(error).__name__
-    return f"the connection failed, {reason.splitlines()[0]}; check the network and try again"

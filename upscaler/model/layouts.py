@@ -156,8 +156,10 @@ def _rrdbnet_settings(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def _compact_settings(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     numbers = sorted(int(m[1]) for m in (re.fullmatch(r"body\.(\d+)\.bias", key) for key in tensors) if m)
+    if len(numbers) < 2:
+        raise ValueError("a Compact network has two convolutions at least")
     features, channels = _convolution(tensors, "body.0")[:2]
-    outputs = _convolution(tensors, f"body.{numbers[-1] if numbers else 0}")[0]
+    outputs = _convolution(tensors, f"body.{numbers[-1]}")[0]
     settings: dict[str, Any] = {
         "features": features,
         "convolutions": len(numbers) - 2,

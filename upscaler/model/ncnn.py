@@ -121,7 +121,7 @@ class _Numbers:
         return found.astype(np.float32)
 
     def take_tagged(self, count: int, layer: str) -> NDArray[np.float32]:
-        tag = int(np.frombuffer(self.data[self.position : self.position + 4].ljust(4, b"\0"), "<u4")[0])
+        tag = int.from_bytes(self.data[self.position : self.position + 4], "little") if self.left >= 4 else _FP32
         self.position += 4
         if tag not in (_FP32, _FP16):
             raise ValueError(f"the weights of {layer} have the encoding 0x{tag:08X}; only fp32 and fp16 are read")

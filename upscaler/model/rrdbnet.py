@@ -41,7 +41,8 @@ class ResidualDenseBlock(nn.Module):
         dense = x
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
             dense = torch.cat((dense, F.leaky_relu(conv(dense), _SLOPE)), dim=1)
-        return x + self.residual_scale * self.conv5(dense)
+        fused: Tensor = self.conv5(dense)
+        return x + self.residual_scale * fused
 
 
 class RRDB(nn.Module):
@@ -55,7 +56,8 @@ class RRDB(nn.Module):
         self.residual_scale = residual_scale
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.residual_scale * self.rdb3(self.rdb2(self.rdb1(x)))
+        deep: Tensor = self.rdb3(self.rdb2(self.rdb1(x)))
+        return x + self.residual_scale * deep
 
 
 class RRDBNet(nn.Module):
@@ -205,7 +207,7 @@ def _head_reach(doublings: int, hr_kernel: int, upsampling: Upsampling) -> int:
     layer reads to make them.
     """
     reach = 1 + hr_kernel // 2
-    first, last = -reach, 2**doublings - 1 + reach
+    first, last = -reach, int(2**doublings) - 1 + reach
     for _ in range(doublings):
         if upsampling == "nearest":
             first, last = (first - 1) // 2, (last + 1) // 2

@@ -132,7 +132,7 @@ def make_plan(
     budget: int,
     element: int = 4,
     tile: int | Literal["auto", "whole"] = "auto",
-    batch: int = 1,
+    copies: int = 1,
 ) -> Plan:
     """The cheapest way to cut a picture so that one pass stays within the budget.
 
@@ -143,7 +143,7 @@ def make_plan(
         element: bytes of one number in the precision that computes.
         tile: ``auto``; ``whole`` to run the trunk over everything whatever it takes; or the edge of
             square tiles in pixels.
-        batch: copies of a tile's result that are alive together.
+        copies: of a tile's result that are alive together.
 
     Raises:
         UserError: not even the smallest tile fits the budget.
@@ -154,7 +154,7 @@ def make_plan(
 
     def plan(tile_height: int, tile_width: int) -> Plan:
         rough = Plan(height, width, min(tile_height, height), min(tile_width, width), halo, 0, 0)
-        return _with_memory(rough, network, element, batch)
+        return _with_memory(rough, network, element, copies)
 
     if tile == "whole":
         return plan(height, width)
@@ -190,7 +190,7 @@ def make_plan(
     return min(fitting, key=lambda pair: pair[0])[1]
 
 
-def _with_memory(plan: Plan, network: Network, element: int, batch: int) -> Plan:
+def _with_memory(plan: Plan, network: Network, element: int, copies: int) -> Plan:
     """The same plan with the head's bands chosen and its peak memory predicted."""
     unit, enlarged = network.unshuffle, network.scale**2 * network.channels
     outer = Box(0, plan.tile_height, 0, plan.tile_width).grown(plan.halo, plan.height, plan.width)
@@ -204,7 +204,7 @@ def _with_memory(plan: Plan, network: Network, element: int, batch: int) -> Plan
 
     trunk = feature_pixels * network.trunk_floats * element
     head = feature_pixels * network.feature_floats * element + (head_rows + 2 * network.head_reach) * row
-    tile = plan.tile_height * plan.tile_width * enlarged * 4 * batch
+    tile = plan.tile_height * plan.tile_width * enlarged * 4 * copies
     rows = (outer_height + plan.halo) * plan.width * network.channels * 4 * 2
     result = 0 if plan.tile_width >= plan.width else plan.tile_height * plan.width * enlarged * 4
     # The band that is handed on is still read while the next one is made.

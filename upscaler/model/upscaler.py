@@ -27,7 +27,7 @@ AlphaUpsampler = Literal["network", "bicubic"]
 
 _LONGEST_SIDE = 1_000_000
 # What files, threads and allocators take beside the tensors of the plan, measured on large pictures.
-_FIXED_OVERHEAD = 96 * 2**20
+_FIXED_OVERHEAD = 128 * 2**20
 _SAMPLE_EDGE = 64
 
 
@@ -293,4 +293,5 @@ def _floats(source: Source) -> Rows:
 
 def _quantised(rows: FloatArray, depth: int) -> Pixels:
     top = 2**depth - 1
-    return np.rint(np.clip(rows, 0, 1) * np.float32(top)).astype(np.uint8 if depth == 8 else np.uint16)
+    pixels: Pixels = np.rint(np.clip(rows, 0, 1) * np.float32(top)).astype(np.uint8 if depth == 8 else np.uint16)
+    return pixels

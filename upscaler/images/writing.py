@@ -1,0 +1,284 @@
+"""Write a picture a band at a time; the file appears when it is complete, or not at all.
+
+The bands go as a PNG stream without compression through a pipe to a thread in which libvips reads it
+and saves the format that was asked for: a stream is what libvips takes from outside without having
+the whole picture, and PNG has all depths and channels that there are.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+import struct
+import zlib
+from pathlib import Path
+from threading import Thread
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from upscaler.errors import UserError
+from upscaler.images.formats import BMP_BYTES, FORMATS, SUFFIXES, Pixels, encode, reason, storable, stored, vips
+from upscaler.images.metadata import Metadata
+
+_PNG_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
+_DRAIN_BYTES = 2**20
+_STREAMED_BYTES = 2**24
+
+
+def check_output(
+    path: str | Path,
+    *,
+    width: int,
+    height: int,
+    channels: int,
+    depth: int,
+    format: str | None = None,  # noqa: A002 - the option's name
+) -> list[str]:
+    """Whether a result can be written, before there is one.
+
+    Args:
+        path: of the file; folders above it may be missing if they can be made.
+        width, height, channels, depth: of the result.
+        format: a value or a suffix of ``SUFFIXES``; None goes by the suffix of ``path``.
+
+    Returns:
+        What the format will lose, in sentences for people.
+
+    Raises:
+        UserError: no known format, a picture too large for it, or a place that cannot be written to.
+    """
+    path = Path(path)
+    name = _format(path, format)
+    limits = FORMATS[name]
+    if max(width, height) > limits.side:
+        raise UserError(
+            f"cannot write {path}: {width} x {height} pixels are too many for {name.upper()}, "
+            f"where a side can be {limits.side}; use PNG or TIFF"
+        )
+    stride = (width * (1 if channels < 3 else 3) + 3) // 4 * 4
+    if name == "bmp" and stride * height > BMP_BYTES:
+        raise UserError(f"cannot write {path}: {width} x {height} pixels are too many for BMP; use PNG or TIFF")
+    if path.exists() and not path.is_file():
+        raise UserError(f"cannot write {path}: it is {'a folder' if path.is_dir() else 'no regular file'}")
+    folder = path.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise UserError(f"cannot write {path}: {folder} is not a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write {path}: the folder {folder} is write-protected; choose another")
+    warnings = []
+    if depth > limits.depth:
+        warnings.append(f"{path}: {name.upper()} has {limits.depth} bits per channel; the {depth} are reduced")
+    if channels in (2, 4) and not limits.alpha:
+        warnings.append(f"{path}: {name.upper()} has no transparency; the picture is laid over white")
+    if name == "gif":
+        warnings.append(f"{path}: GIF has 256 colours and no partial transparency; use PNG to keep everything")
+    return warnings
+
+
+class PictureWriter:
+    """Writes a picture file in bands, as a context manager.
+
+    On a clean exit the complete file is under ``path``, with the permissions of the file that was
+    there; on an exception nothing is left and an older file is as it was. Memory stays small for
+    PNG, JPEG and TIFF; WebP, AVIF, GIF and BMP are encoded as a whole.
+
+    16 bits become 8 (12 in AVIF) and alpha is laid over white where the format asks for it, as
+    ``check_output`` tells. AVIF, WebP and GIF keep grey as RGB. Formats that always state a resolution
+    say 72 dpi where ``metadata`` has none.
+
+    Args:
+        path: of the file; its folder exists.
+        width, height: of the whole picture.
+        channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha.
+        depth: 8 or 16.
+        metadata: of the source; sizes and orientation in it become those of this picture, and what
+            does not fit the channels or the format is left out.
+        format: a value or a suffix of ``SUFFIXES``; None goes by the suffix of ``path``.
+        quality: 1..100 for JPEG (95), WebP (95; 100 is lossless) and AVIF (80); others ignore it.
+        provenance: how the picture was made, for ``read_provenance``; JSON values. BMP cannot keep it.
+
+    Raises:
+        UserError: what ``check_output`` refuses, a quality out of range, a missing folder; from
+            ``write`` or at the exit: the file cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        width: int,
+        height: int,
+        channels: int,
+        depth: int,
+        metadata: Metadata,
+        format: str | None = None,  # noqa: A002
+        quality: int | None = None,
+        provenance: dict[str, Any] | None = None,
+    ) -> None:
+        check_output(path, width=width, height=height, channels=channels, depth=depth, format=format)
+        if quality is not None and not 1 <= quality <= 100:
+            raise UserError(f"a quality of {quality} is not possible; it must be 1 to 100")
+        self.path = Path(path)
+        # A link stays a link: what it points to is replaced.
+        self._target = self.path.resolve()
+        self._shape = (height, width, channels)
+        self._dtype = np.uint8 if depth == 8 else np.uint16
+        self._format = _format(self.path, format)
+        self._quality = quality
+        self._metadata = storable(
+            metadata, self._format, width=width, height=height, channels=channels, provenance=provenance
+        )
+        self._written = 0
+        self._failure: Exception | None = None
+
+    def __enter__(self) -> PictureWriter:
+        self._temporary = self._target.with_name(f".srup-{secrets.token_hex(8)}.tmp")
+        try:
+            self._file: BinaryIO = self._temporary.open("x+b")
+            if self._target.exists():
+                self._temporary.chmod(stat.S_IMODE(self._target.stat().st_mode))
+        except FileNotFoundError as error:
+            raise UserError(f"cannot write {self.path}: the folder {self.path.parent} does not exist") from error
+        except OSError as error:
+            raise self._failed(error) from error
+        receiving, sending = os.pipe()
+        self._stream = _PngStream(os.fdopen(sending, "wb", buffering=0))
+        # A daemon: a second Ctrl-C while libvips is encoding shall not have to wait for it.
+        self._saver = Thread(target=self._save, args=(receiving,), daemon=True)
+        self._saver.start()
+        return self
+
+    def write(self, rows: Pixels) -> None:
+        """The next rows, (n, width, channels), uint8 or uint16 as ``depth`` says.
+
+        Raises:
+            ValueError: other rows than were announced, or more.
+            UserError: the file cannot be written, for example for want of space.
+        """
+        if rows.shape[1:] != self._shape[1:] or rows.dtype != self._dtype:
+            raise ValueError(f"rows of {rows.shape} {rows.dtype} for a picture of {self._shape} {self._dtype.__name__}")
+        if self._written + len(rows) > self._shape[0]:
+            raise ValueError(f"more than {self._shape[0]} rows")
+        if self._failure is not None:
+            raise self._failed(self._failure) from self._failure
+        if not len(rows):
+            return
+        if self._written == 0:
+            first = stored(rows[:1], self._format)
+            self._stream.begin(self._shape[1], self._shape[0], first.shape[2], first.dtype.itemsize * 8)
+        step = max(_STREAMED_BYTES // rows[0].nbytes, 1)
+        for top in range(0, len(rows), step):
+            self._stream.write(stored(rows[top : top + step], self._format))
+        self._written += len(rows)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None and self._written == self._shape[0]:
+                self._stream.end()
+            self._stream.close()
+            self._saver.join()
+            if kind is None:
+                self._finish()
+        finally:
+            self._stream.close()
+            self._file.close()
+            self._temporary.unlink(missing_ok=True)
+
+    def _finish(self) -> None:
+        if self._written != self._shape[0]:
+            raise ValueError(f"{self._written} rows of a picture of {self._shape[0]}")
+        if self._failure is not None:
+            raise self._failed(self._failure) from self._failure
+        try:
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._temporary.replace(self._target)
+            _sync_folder(self._target.parent)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _save(self, receiving: int) -> None:
+        try:
+            source = vips().Source.new_from_descriptor(receiving)
+            image = vips().Image.pngload_source(source, access="sequential", fail_on="truncated")
+            encode(image, self._file, self._format, self._metadata, self._quality)
+        except Exception as error:  # noqa: BLE001 - handed to the thread that writes
+            self._failure = error
+        finally:
+            # The writing thread must not wait for a reader that is gone.
+            while os.read(receiving, _DRAIN_BYTES):
+                pass
+            os.close(receiving)
+
+    def _failed(self, error: Exception) -> UserError:
+        cause = reason(error)
+        advice = "; make room or choose another place" if "No space" in cause or "too large" in cause else ""
+        return UserError(f"cannot write {self.path}: {cause}{advice}")
+
+
+class _PngStream:
+    """A PNG without compression, written in bands."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._deflate = zlib.compressobj(level=0)
+
+    def begin(self, width: int, height: int, channels: int, depth: int) -> None:
+        self._put(b"\x89PNG\r\n\x1a\n")
+        header = struct.pack(">IIBBBBB", width, height, depth, _PNG_COLOUR_TYPES[channels], 0, 0, 0)
+        self._chunk(b"IHDR", header)
+
+    def write(self, rows: Pixels) -> None:
+        line = rows.shape[1] * rows.shape[2] * rows.dtype.itemsize
+        # Each line begins with the number of its filter, which is none.
+        lines = np.zeros((len(rows), 1 + line), np.uint8)
+        big_endian = np.ascontiguousarray(rows, rows.dtype.newbyteorder(">"))
+        lines[:, 1:] = big_endian.view(np.uint8).reshape(len(rows), line)
+        self._chunk(b"IDAT", self._deflate.compress(lines.data))
+
+    def end(self) -> None:
+        self._chunk(b"IDAT", self._deflate.flush())
+        self._chunk(b"IEND", b"")
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _chunk(self, kind: bytes, content: bytes) -> None:
+        self._put(struct.pack(">I", len(content)) + kind)
+        self._put(content)
+        self._put(struct.pack(">I", zlib.crc32(content, zlib.crc32(kind))))
+
+    def _put(self, content: bytes) -> None:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[self._file.write(rest) :]
+
+
+def _format(path: Path, format: str | None) -> str:  # noqa: A002
+    known = ", ".join(SUFFIXES)
+    if format is not None:
+        if (name := SUFFIXES.get(f".{format.lower().removeprefix('.')}")) is None:
+            raise UserError(f"the format {format!r} is not known; use one of {', '.join(FORMATS)}")
+        return name
+    if (name := SUFFIXES.get(path.suffix.lower())) is None:
+        what = f"the suffix {path.suffix} is not known" if path.suffix else "its name has no suffix"
+        raise UserError(f"cannot write {path}: {what}; use one of {known}, or --format")
+    return name
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name last through a power cut. Windows has no such call for folders."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
