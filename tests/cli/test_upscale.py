@@ -297,9 +297,7 @@ def test_warnings_do_not_stop_the_work(srup: Any, nearest: Path) -> None:
     assert "16" in outcome.err
 
 
-def test_an_interruption_leaves_no_part_of_a_file(
-    srup: Any, nearest: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interruption_leaves_no_part_of_a_file(srup: Any, nearest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture(Path("a.png"))
     picture(Path("b.png"), 300, 10)
     whole = Upscaler.bands

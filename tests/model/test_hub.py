@@ -85,18 +85,22 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
 
+@pytest.fixture(autouse=True)
+def online(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # The hub's library reads its environment once, whenever it was imported first.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "shared"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+
+
 @pytest.fixture
-def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Site]:
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     site = Site()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"site": site}))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     site.url = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setenv("HF_ENDPOINT", site.url)
-    # The hub's library reads its environment once, whenever it was imported first.
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "shared"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     yield site
     server.shutdown()
     thread.join()
@@ -254,6 +258,8 @@ def test_short_revision_is_looked_up(site: Site, target: Path) -> None:
     site.files[f"/api/models/{REPO}/commits/main"] = f"[{commit % ('f' * 40)}, {commit % COMMIT}]".encode()
     fetch(target, [HubFile(REPO, "folder/net.pth", "bc7c483")], sha256=DIGEST, size=len(DATA))
     assert target.read_bytes() == DATA
+    target.unlink()
+    assert "no such file or revision" in _refusal(target, HubFile(REPO, "folder/net.pth", "abcdef0"))
 
 
 def test_repository_that_is_not_there(site: Site, target: Path) -> None:

@@ -66,7 +66,7 @@ def test_whole_is_whole_whatever_it_takes() -> None:
 
 
 def test_no_tile_fits() -> None:
-    with pytest.raises(UserError, match="needs at least .* raise --memory"):
+    with pytest.raises(UserError, match=r"needs at least .* raise --memory"):
         make_plan(DEEP, 1000, 1000, budget=1_000_000)
 
 

@@ -116,7 +116,7 @@ def test_the_result_does_not_depend_on_the_plan() -> None:
 def test_the_colour_fix_takes_a_tint_away() -> None:
     made = nearest()
     with torch.no_grad():
-        made.body[-1].bias[::3] += 0.05  # type: ignore[operator,index,union-attr]
+        made.body[-1].bias[::3] += 0.05  # type: ignore[operator,index]
     pixels = noise(64, 64, 3) // 2 + 60
     tinted = Upscaler(made, device="cpu").upscale(pixels)
     mended = Upscaler(made, device="cpu", colour_fix=True).upscale(pixels)

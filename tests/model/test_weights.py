@@ -217,6 +217,12 @@ def test_code_is_refused_and_not_run(tmp_path: Path, form: str, function: Callab
     assert proof.exists(), "the test itself must be able to do harm"
 
 
+def test_damaged_pickle_is_refused(tmp_path: Path) -> None:
+    data = _torch_bytes({"params": Compact(features=1, convolutions=0, scale=1).state_dict()})
+    position = data.index(b"ctorch")
+    assert "damaged" in _refusal(_written(tmp_path, data[:position] + b"\xff" + data[position + 1 :]))
+
+
 def test_torchscript_is_refused(tmp_path: Path) -> None:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:

@@ -24,8 +24,8 @@ app = typer.Typer(
 app.command(name="upscale", no_args_is_help=True)(upscale.upscale)
 app.add_typer(models.app, name="models")
 
-# Newer versions of typer carry a click of their own; this is the usage error of whichever is in use.
 _INTERRUPTED = 130
+# Newer versions of typer carry a click of their own; this is the usage error of whichever is in use.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 

@@ -77,7 +77,7 @@ def upscale(
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Show tiles, memory, time and bytes; do nothing.")] = False,
     tta: Annotated[bool, typer.Option("--tta", help="Average over all flips and rotations: 8 times the work.")] = False,
-    format: Annotated[  # noqa: A002 - the option's name
+    format: Annotated[
         str | None,
         typer.Option(
             "--format", metavar="FORMAT", help="png, jpeg, webp, tiff, avif, bmp or gif; default as the output."
@@ -252,7 +252,9 @@ def _write_comparison(job: Job, sheet: Path, first_frame: bool) -> None:
     before = as_rgb(open_picture(job.input, first_frame=first_frame).read().pixels)
     height, width = after.shape[:2]
     labels = (f"{job.input.name}, bicubic", f"{job.output.name}, srup")
-    write_picture(sheet, Picture(before_after(resize(before, height, width), after, labels), Metadata(None, None, None, None)))
+    write_picture(
+        sheet, Picture(before_after(resize(before, height, width), after, labels), Metadata(None, None, None, None))
+    )
 
 
 def _write_uncertainty(

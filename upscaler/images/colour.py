@@ -14,6 +14,9 @@ _SMOOTHINGS = 3
 _REACH = _RADIUS * _SMOOTHINGS
 _BAND = 4 * _REACH
 
+MATCHED_ROWS = _BAND + 2 * _REACH
+"""Rows of the source that ``matched`` works on at once."""
+
 
 def matched(result: Rows, source: Rows) -> Rows:
     """``result`` with its low frequencies moved to those of ``source``, detail untouched.

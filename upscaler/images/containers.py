@@ -9,7 +9,7 @@ from upscaler.images.metadata import exif_directory, upright_tiff_exif
 
 _IFD_POINTERS = frozenset((0x8769, 0x8825))
 _LONG8 = 16
-_LARGEST_XMP = 2**24
+_LARGEST_XMP = 2**22
 _XMP_APPLICATION = b"\x21\xff\x0bXMP DataXMP"
 # Walks a decoder that skips unknown blocks by their length byte out of the packet, wherever it enters.
 _XMP_TRAILER = b"\x01" + bytes(range(0xFF, -1, -1)) + b"\x00"
@@ -97,7 +97,7 @@ def with_gif_xmp(content: bytes, packet: bytes) -> bytes:
     return content[:start] + _XMP_APPLICATION + packet + _XMP_TRAILER + content[start:]
 
 
-def is_sequence(file: BinaryIO, format: str) -> bool:  # noqa: A002 - as everywhere in this package
+def is_sequence(file: BinaryIO, format: str) -> bool:
     """Whether a PNG is animated or an AVIF a sequence, which libvips does not tell."""
     if format == "avif":
         return file.read(12)[8:] == b"avis"

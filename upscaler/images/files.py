@@ -32,7 +32,7 @@ def write_picture(
     path: str | Path,
     picture: Picture,
     *,
-    format: str | None = None,  # noqa: A002 - the option's name
+    format: str | None = None,
     quality: int | None = None,
     provenance: dict[str, Any] | None = None,
 ) -> None:
@@ -63,7 +63,7 @@ def read_provenance(path: str | Path) -> dict[str, Any] | None:
     path = Path(path)
     try:
         with reading(path):
-            format = format_of(path)  # noqa: A001
+            format = format_of(path)
             if format == "bmp":
                 return None
             if format == "gif":

@@ -48,7 +48,8 @@ class Format:
         depth: most bits of a channel.
         alpha: whether it has transparency.
         quality: that of a file where none is asked for; None where every file is lossless or as good as it gets.
-        exif, xmp: whether it carries them.
+        exif: whether it carries EXIF.
+        xmp: longest XMP packet in bytes.
     """
 
     side: int
@@ -56,18 +57,18 @@ class Format:
     alpha: bool = True
     quality: int | None = None
     exif: bool = True
-    xmp: bool = True
+    xmp: int = 2**30
 
 
 _MOST = 99_999_999
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         "png": Format(side=_MOST, depth=16),
-        "jpeg": Format(side=65_500, alpha=False, quality=95),
+        "jpeg": Format(side=65_500, alpha=False, quality=95, xmp=65_502),
         "webp": Format(side=16_383, quality=95),
         "tiff": Format(side=_MOST, depth=16),
         "avif": Format(side=16_384, depth=12, quality=80),
-        "bmp": Format(side=_MOST, alpha=False, exif=False, xmp=False),
+        "bmp": Format(side=_MOST, alpha=False, exif=False, xmp=0),
         "gif": Format(side=65_535, exif=False),
     }
 )
@@ -122,7 +123,7 @@ def identify(head: bytes) -> str | None:
     return None
 
 
-def decoded(path: Path, format: str, *, sequential: bool) -> Any:  # noqa: A002 - as everywhere in this package
+def decoded(path: Path, format: str, *, sequential: bool) -> Any:
     """A file other than a BMP as a vips image whose pixels are read when they are asked for.
 
     Args:
@@ -179,7 +180,7 @@ def bitmap_mode(image: Image) -> str:
     return {"1": "L", "L": "L", "RGBA": "RGBA"}.get(image.mode, "RGB")
 
 
-def stored(rows: Pixels, format: str) -> Pixels:  # noqa: A002
+def stored(rows: Pixels, format: str) -> Pixels:
     """Rows with the depth and channels that the format holds: 16 bits rounded to 8, alpha laid over white."""
     limits = FORMATS[format]
     if rows.dtype == np.uint16 and limits.depth == 8:
@@ -192,7 +193,7 @@ def stored(rows: Pixels, format: str) -> Pixels:  # noqa: A002
 
 def storable(
     metadata: Metadata,
-    format: str,  # noqa: A002
+    format: str,
     *,
     width: int,
     height: int,
@@ -201,15 +202,17 @@ def storable(
 ) -> Metadata:
     """Metadata for a result of that size: what fits it and its format, with the provenance in the XMP."""
     limits = FORMATS[format]
+    # The provenance decides what is done again later, so it has precedence over a long packet.
+    packets = (updated(xmp, width, height, provenance) for xmp in (metadata.xmp, None))
     return replace(
         metadata,
         icc=fitting_icc(metadata.icc, channels),
         exif=upright_exif(metadata.exif, width, height) if limits.exif else None,
-        xmp=updated(metadata.xmp, width, height, provenance) if limits.xmp else None,
+        xmp=next((packet for packet in packets if packet is not None and len(packet) <= limits.xmp), None),
     )
 
 
-def encode(image: Any, file: BinaryIO, format: str, metadata: Metadata, quality: int | None) -> None:  # noqa: A002
+def encode(image: Any, file: BinaryIO, format: str, metadata: Metadata, quality: int | None) -> None:
     """Write a vips image, of the depth and channels that ``stored`` leaves, as a complete file.
 
     Args:
@@ -227,8 +230,8 @@ def encode(image: Any, file: BinaryIO, format: str, metadata: Metadata, quality:
     image = _described(image, metadata)
     target = vips().Target.new_to_descriptor(file.fileno())
     quality = quality or FORMATS[format].quality
-    # libvips makes up an EXIF block where there is none; only there can these two keep a resolution.
-    with_exif = metadata.exif is not None or (metadata.dpi is not None and format in ("webp", "avif"))
+    # libvips makes up an EXIF block where there is none; only there do these keep a resolution.
+    with_exif = metadata.exif is not None or (metadata.dpi is not None and format in ("jpeg", "webp", "avif"))
     keep = "exif|xmp|icc|other" if with_exif else "xmp|icc|other"
     if format == "png":
         image.pngsave_target(target, compression=4, filter="sub", keep=keep)

@@ -32,7 +32,7 @@ def plan_jobs(
     output: str | None,
     suffixes: Mapping[str, str],
     *,
-    format: str | None = None,  # noqa: A002 - the option's name
+    format: str | None = None,
     recursive: bool = False,
 ) -> list[Job]:
     """The jobs for these inputs, sorted, before anything is read or written.
@@ -65,7 +65,7 @@ def plan_jobs(
     return jobs
 
 
-def _single(path: Path, output: str | None, suffixes: Mapping[str, str], format: str | None) -> Job:  # noqa: A002
+def _single(path: Path, output: str | None, suffixes: Mapping[str, str], format: str | None) -> Job:
     beside = _renamed(path.with_stem(f"{path.stem}-upscaled"), suffixes, format)
     if output is None:
         return Job(path, beside)
@@ -97,7 +97,7 @@ def _find(name: str, output: Path, suffixes: Mapping[str, str], recursive: bool)
         return
     if not has_magic(name):
         raise UserError(f"{name} does not exist")
-    matches = [Path(match) for match in glob(name, recursive=True)]
+    matches = [Path(match) for match in glob(name, recursive=True)]  # noqa: PTH207 - Path.glob refuses absolute patterns
     if not matches:
         raise UserError(f"nothing matches {name}")
     for match in matches:
@@ -112,7 +112,7 @@ def _pictures(folder: Path, suffixes: Mapping[str, str], recursive: bool) -> Ite
             yield file
 
 
-def _renamed(path: Path, suffixes: Mapping[str, str], format: str | None) -> Path:  # noqa: A002
+def _renamed(path: Path, suffixes: Mapping[str, str], format: str | None) -> Path:
     """With a suffix of the result's format; GIF becomes PNG, because 256 colours do not hold a result."""
     own = suffixes.get(path.suffix.lower())
     wanted = format or own or "png"

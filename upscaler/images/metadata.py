@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ _DESCRIPTIVE = frozenset(
 ) | frozenset(range(0x9C9B, 0x9CA0))
 """Tags of a first directory about the photograph and its author; the others say how one file stores its pixels."""
 
+# Silencing warnings is not safe between threads, and pictures are read in one and written in another.
+_ONE_AT_A_TIME = Lock()
 _EXIF_MAGIC = b"Exif\0\0"
 _ICC_SPACE = slice(16, 20)
 _ICC_MAGIC = slice(36, 40)
@@ -140,7 +143,7 @@ def _parsed(use: Callable[[Exif], Result]) -> Result | None:
     """What ``use`` makes of an empty Exif object that it loads; None if the bytes are beyond understanding."""
     from PIL.Image import Exif
 
-    with warnings.catch_warnings():
+    with _ONE_AT_A_TIME, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             return use(Exif())

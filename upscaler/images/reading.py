@@ -27,8 +27,8 @@ from upscaler.images.metadata import Metadata, dots_per_inch, exif_dpi, fitting_
 _BOMB_PIXELS = 100_000_000
 _BOMB_RATIO = 200
 _READ_ROWS = 256
-# What libvips gives for a PNG that does not say.
-_PNG_UNSTATED = 2.834
+# Pixels per millimetre that libvips gives for a file that does not say; WebP and AVIF never do outside of EXIF.
+_UNSTATED = {"png": 2.834, "jpeg": 72 / 25.4, "tiff": 1.0}
 _GREY = ("b-w", "grey16")
 _RGB = ("srgb", "rgb", "rgb16")
 _CONVERTED = ("lab", "labq", "labs", "xyz", "yxy", "lch", "cmc", "hsv")
@@ -135,7 +135,7 @@ def open_picture(path: str | Path, *, first_frame: bool = False) -> PictureFile:
     """
     path = Path(path)
     with reading(path):
-        format = format_of(path)  # noqa: A001 - the attribute's name
+        format = format_of(path)
         if format == "bmp":
             return _open_bitmap(path)
         raw = decoded(path, format, sequential=True)
@@ -171,7 +171,7 @@ def reading(path: Path) -> Iterator[None]:
 def _explained(cause: str) -> str:
     if "No space left" in cause:
         return f"{cause} for a temporary file; free some, or set TMPDIR to a folder with room"
-    return f"{cause}; the file seems to be damaged" if not cause.startswith(("Permission", "Is a ")) else cause
+    return cause if cause == "Permission denied" else f"{cause}; the file is damaged or of an unusual kind"
 
 
 def format_of(path: Path) -> str:
@@ -218,7 +218,7 @@ def _refuse_bomb(path: Path, pixels: int, size: int) -> None:
         )
 
 
-def _refuse_frames(path: Path, format: str, image: Any) -> None:  # noqa: A002
+def _refuse_frames(path: Path, format: str, image: Any) -> None:
     pages = image.get("n-pages") if image.get_typeof("n-pages") else 1
     several = f"{pages} {'pages' if format == 'tiff' else 'frames'}" if pages > 1 else ""
     if format in ("png", "avif"):
@@ -228,7 +228,7 @@ def _refuse_frames(path: Path, format: str, image: Any) -> None:  # noqa: A002
         raise UserError(f"cannot read {path}: it has {several}; pass --first-frame to take the first")
 
 
-def _upright(path: Path, format: str) -> Any:  # noqa: A002
+def _upright(path: Path, format: str) -> Any:
     """The picture with its orientation applied. A mirror image still runs from top to bottom, a turned one does not."""
     image = decoded(path, format, sequential=True)
     orientation = image.get("orientation") if image.get_typeof("orientation") else 1
@@ -243,8 +243,7 @@ def _in_kind(path: Path, image: Any) -> Any:
         numbers = _NUMBERS.get(image.format, image.format)
         raise UserError(f"cannot read {path}: its pixels are {numbers} numbers; convert it to 8 or 16 bits first")
     if image.interpretation == "cmyk":
-        depth = 16 if image.format == "ushort" else 8
-        image = image.icc_transform("srgb", embedded=True, input_profile="cmyk", depth=depth)
+        image = _rgb_from_cmyk(image)
     if image.interpretation not in _GREY + _RGB:
         raise UserError(f"cannot read {path}: its colour space is not known; convert it to RGB first")
     extra = image.bands - (1 if image.interpretation in _GREY else 3)
@@ -253,12 +252,19 @@ def _in_kind(path: Path, image: Any) -> Any:
     return image
 
 
-def _metadata(path: Path, format: str, raw: Any, image: Any) -> Metadata:  # noqa: A002
+def _rgb_from_cmyk(image: Any) -> Any:
+    """Through the embedded profile, or libvips' own where there is none. Further channels stay as they are."""
+    depth = 16 if image.format == "ushort" else 8
+    colours = image.extract_band(0, n=4).copy(interpretation="cmyk")
+    rgb = colours.icc_transform("srgb", embedded=True, input_profile="cmyk", depth=depth)
+    return rgb if image.bands == 4 else rgb.bandjoin(image.extract_band(4, n=image.bands - 4))
+
+
+def _metadata(path: Path, format: str, raw: Any, image: Any) -> Metadata:
     exif = blob(raw, "exif-data")
-    stated = raw.get_typeof("resolution-unit") or (format == "png" and raw.xres != _PNG_UNSTATED)
-    dpi = dots_per_inch((raw.xres, raw.yres)) if stated else None
-    if dpi is None and exif is not None:
-        dpi = exif_dpi(exif)
+    dpi = exif_dpi(exif) if exif is not None else None
+    if raw.xres != _UNSTATED.get(format, raw.xres):
+        dpi = dots_per_inch((raw.xres, raw.yres))
     if format == "tiff":
         with path.open("rb") as file:
             exif = tiff_exif(file, image.width, image.height)

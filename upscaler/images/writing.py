@@ -35,7 +35,7 @@ def check_output(
     height: int,
     channels: int,
     depth: int,
-    format: str | None = None,  # noqa: A002 - the option's name
+    format: str | None = None,
 ) -> list[str]:
     """Whether a result can be written, before there is one.
 
@@ -116,7 +116,7 @@ class PictureWriter:
         channels: int,
         depth: int,
         metadata: Metadata,
-        format: str | None = None,  # noqa: A002
+        format: str | None = None,
         quality: int | None = None,
         provenance: dict[str, Any] | None = None,
     ) -> None:
@@ -261,7 +261,7 @@ class _PngStream:
             rest = rest[self._file.write(rest) :]
 
 
-def _format(path: Path, format: str | None) -> str:  # noqa: A002
+def _format(path: Path, format: str | None) -> str:
     known = ", ".join(SUFFIXES)
     if format is not None:
         if (name := SUFFIXES.get(f".{format.lower().removeprefix('.')}")) is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -70,12 +70,6 @@ class Engine:
         self.notify = notify
         self._fast = self._placed(dtype)
         self._safe: Network | None = None
-
-    @property
-    def weights_memory(self) -> int:
-        """Bytes of the weights on the device."""
-        assert isinstance(self._fast, nn.Module)
-        return sum(p.numel() * p.element_size() for p in self._fast.parameters())
 
     def plan(self, height: int, width: int, budget: int, tile: int | Literal["auto", "whole"]) -> Plan:
         """The plan for one pass over a picture of that size."""
@@ -149,7 +143,7 @@ class Engine:
         padding = (outer_row.bottom - outer_row.top - len(window), plan.width - rows.width)
         if any(padding):
             window = np.pad(window, ((0, padding[0]), (0, padding[1]), (0, 0)), mode="edge")
-        band: FloatArray | None = None
+        band = np.empty((boxes[0].height * scale, plan.width * scale if len(boxes) > 1 else 0, 3), np.float32)
         for box in boxes:
             outer = box.grown(plan.halo, plan.height, plan.width)
             values = window[:, outer.left : outer.right]
@@ -159,10 +153,7 @@ class Engine:
                 tile = self._tile(values, plan, box, outer)
             if len(boxes) == 1:
                 return tile
-            if band is None:
-                band = np.empty((box.height * scale, plan.width * scale, 3), np.float32)
             band[:, box.left * scale : box.right * scale] = tile
-        assert band is not None
         return band
 
     def _tile(self, values: FloatArray, plan: Plan, box: Box, outer: Box) -> FloatArray:
@@ -179,16 +170,16 @@ class Engine:
     def _computed(
         self, network: Network, dtype: torch.dtype, x: Tensor, plan: Plan, box: Box, outer: Box
     ) -> FloatArray:
-        total: Tensor | None = None
-        with torch.inference_mode(), self._counted(network):
+        def result(turn: _Turn) -> Tensor:
+            turned = _turn(x, turn).contiguous(memory_format=torch.channels_last)
+            return _turn_back(_enlarged(network, turned, _turned_box(box, outer, turn), plan.head_rows), turn)
+
+        with torch.inference_mode(), _Counter(network, self.notify):
             x = x.to(self.device, dtype)
-            for turn in self.turns:
-                turned = _turn(x, turn).contiguous(memory_format=torch.channels_last)
-                core = _turned_box(box, outer, turn)
-                tile = _turn_back(_enlarged(network, turned, core, plan.head_rows), turn)
-                total = tile if total is None else total.add_(tile)
-            assert total is not None
-            total = total / len(self.turns) if len(self.turns) > 1 else total
+            total = result(self.turns[0])
+            for turn in self.turns[1:]:
+                total += result(turn)
+            total /= len(self.turns)
             return total.permute(1, 2, 0).cpu().numpy()
 
     def _placed(self, dtype: torch.dtype) -> Network:
@@ -196,16 +187,13 @@ class Engine:
         placed: Network = network.to(self.device, dtype, memory_format=torch.channels_last).eval().requires_grad_(False)
         return placed
 
-    def _counted(self, network: Network) -> _Counter:
-        return _Counter(network, self.notify)
-
 
 class _Counter:
     """While entered, tells of every convolution that has been done."""
 
     def __init__(self, network: Network, notify: Notify) -> None:
-        assert isinstance(network, nn.Module)
-        self.convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+        modules = cast(nn.Module, network).modules()
+        self.convolutions = [m for m in modules if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
         self.notify = notify
         self.handles: list[torch.utils.hooks.RemovableHandle] = []
 
@@ -216,9 +204,8 @@ class _Counter:
         for handle in self.handles:
             handle.remove()
 
-    def _done(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def _done(self, module: nn.Conv2d | nn.ConvTranspose2d, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         positions = inputs[0] if isinstance(module, nn.ConvTranspose2d) else output
-        assert isinstance(module.weight, Tensor)
         self.notify(Worked(positions.shape[-1] * positions.shape[-2] * module.weight.numel()))
 
 

@@ -9,12 +9,15 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from upscaler.errors import UserError
 from upscaler.model import web
 from upscaler.model.web import Progress, RefusedError, broken
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfFileMetadata
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 """What a file of weights on the hub may end in."""
@@ -175,22 +178,20 @@ def _checked(part: Path, sha256: str | None, size: int | None) -> str:
 
 def _from_hub(source: HubFile, folder: Path, size: int | None, progress: Progress) -> Path:
     """Download into an empty folder of its own, past the cache that the hub's programs share."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
     # Which HTTP library it is has changed twice; the base class of its errors has it.
     network_error: type[Exception] = HfHubHTTPError.__bases__[0]
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
     try:
-        revision = _whole_revision(source, endpoint)
-        address = hf_hub_url(source.repo, source.file, revision=revision, endpoint=endpoint)
-        found = get_hf_file_metadata(address, endpoint=endpoint)
+        found = _looked_up(source, endpoint)
         if size is not None and found.size not in (None, size):
             raise RefusedError(f"its file has {found.size} bytes instead of {size}")
         path = hf_hub_download(
             source.repo,
             source.file,
-            revision=found.commit_hash or revision,
+            revision=found.commit_hash or source.revision,
             cache_dir=folder / "cache",
             local_dir=folder,
             endpoint=endpoint,
@@ -220,14 +221,25 @@ def _hub_reason(error: Exception) -> str:
     return f"the hub answered {response.status_code}; try again later"
 
 
-def _whole_revision(source: HubFile, endpoint: str | None) -> str:
-    """The hub takes branches, tags and whole commit hashes; a short one is looked up in the history."""
-    if not re.fullmatch(r"[0-9a-f]{7,39}", source.revision):
-        return source.revision
-    from huggingface_hub import HfApi
+def _looked_up(source: HubFile, endpoint: str | None) -> HfFileMetadata:
+    """What the hub says of a file; a short commit hash that it does not take is looked up in the history."""
+    from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import RemoteEntryNotFoundError, RevisionNotFoundError
 
-    commits = (commit.commit_id for commit in HfApi(endpoint=endpoint).list_repo_commits(source.repo))
-    return next((commit for commit in commits if commit.startswith(source.revision)), source.revision)
+    def look(revision: str) -> HfFileMetadata:
+        address = hf_hub_url(source.repo, source.file, revision=revision, endpoint=endpoint)
+        return get_hf_file_metadata(address, endpoint=endpoint)
+
+    try:
+        return look(source.revision)
+    except (RevisionNotFoundError, RemoteEntryNotFoundError):
+        if not re.fullmatch(r"[0-9a-f]{7,39}", source.revision):
+            raise
+        commits = (commit.commit_id for commit in HfApi(endpoint=endpoint).list_repo_commits(source.repo))
+        whole = next((commit for commit in commits if commit.startswith(source.revision)), None)
+        if whole is None:
+            raise
+        return look(whole)
 
 
 def _reporting_bar(progress: Progress, total: int) -> type[Any]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from upscaler.errors import UserError
 from upscaler.images.alpha import BLEED_REACH, bleed
-from upscaler.images.colour import matched
+from upscaler.images.colour import MATCHED_ROWS, matched
 from upscaler.images.rows import BAND, FloatArray, Rows, resized
 from upscaler.model.device import choose_device, choose_precision, memory_budget
 from upscaler.model.engine import Engine, Event
@@ -164,11 +164,11 @@ class Upscaler:
         self.alpha = alpha
         self.engine = Engine(network, device=self.device, dtype=self.dtype, tta=tta, notify=notify)
 
-    def upscale(self, pixels: Pixels, size: Size = Size()) -> Pixels:  # noqa: B008 - frozen
+    def upscale(self, pixels: Pixels, size: Size = Size()) -> Pixels:
         """(H, W, C) uint8 or uint16 to the asked size, same channels and depth."""
         return np.concatenate(list(self.bands(PixelSource(pixels), size)))
 
-    def estimate(self, source: Source, size: Size = Size()) -> Estimate:  # noqa: B008 - frozen
+    def estimate(self, source: Source, size: Size = Size()) -> Estimate:
         """The plan for a picture, without doing anything.
 
         Raises:
@@ -178,7 +178,7 @@ class Upscaler:
         passes = self._passes(source, height, width)
         # Every pass is at work at the same time, and an alpha channel has passes of its own.
         streams = 2 if self._network_makes_alpha(source) else 1
-        overhead = self._overhead(width, source)
+        overhead = self._overhead(source, height, width, passes)
         share = (memory_budget(self.device, self.memory) - overhead) // (passes * streams)
         plans, rows, columns = [], source.height, source.width
         for _ in range(passes):
@@ -205,7 +205,7 @@ class Upscaler:
             elapsed = time.perf_counter() - start
         return elapsed / self.engine.operations(plan)
 
-    def bands(self, source: Source, size: Size = Size(), estimate: Estimate | None = None) -> Iterator[Pixels]:  # noqa: B008
+    def bands(self, source: Source, size: Size = Size(), estimate: Estimate | None = None) -> Iterator[Pixels]:
         """The result from top to bottom, in bands of rows, with the source's channels and depth.
 
         Args:
@@ -252,12 +252,19 @@ class Upscaler:
     def _network_makes_alpha(self, source: Source) -> bool:
         return source.channels in (2, 4) and self.alpha == "network"
 
-    def _overhead(self, width: int, source: Source) -> int:
+    def _overhead(self, source: Source, height: int, width: int, passes: int) -> int:
         """Bytes of RAM for what surrounds the network; a GPU's budget is not touched by it."""
         if self.device.type == "cuda":
             return 0
-        widest = max(width, source.width * self.network.scale)
-        return _FIXED_OVERHEAD + widest * max(source.channels, 3) * 4 * BAND * 3
+        pixel = max(source.channels, 3) * 4
+        reached = self.network.scale**passes
+        total = _FIXED_OVERHEAD + 3 * BAND * max(width, source.width) * pixel
+        if (height, width) != (source.height * reached, source.width * reached):
+            # The rows that make a band, once as they are and once beside what they become.
+            total += 2 * (BAND * source.height * reached // height + BAND) * source.width * reached * pixel
+        if self.colour_fix:
+            total += 3 * MATCHED_ROWS * (width * height // source.height + 2 * source.width) * pixel
+        return total
 
 
 def _colours(source: Source) -> Rows:

@@ -163,42 +163,44 @@ def _read_torch(path: Path, *, zipped: bool) -> dict[str, Tensor]:
         raise ValueError(
             "it is a PyTorch pickle that is only called .safetensors; if you trust its origin, rename it to .pth"
         )
-    if zipped:
-        _check_archive(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    start = _pickle_start(path) if zipped else 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
             return _unwrapped(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # hostile bytes make the unpickler raise anything
-        if isinstance(error, pickle.UnpicklingError) and (name := _foreign_name(path, zipped=zipped)):
-            raise ValueError(f"it contains code ({name}) and was refused; only plain weights are read") from None
-        raise ValueError("the PyTorch file is damaged or cut off, or holds more than plain weights") from error
+        except Exception as error:  # hostile bytes make the unpickler raise anything
+            if isinstance(error, pickle.UnpicklingError) and (name := _foreign_name(path.read_bytes()[start:])):
+                raise ValueError(f"it contains code ({name}) and was refused; only plain weights are read") from None
+            raise ValueError("the PyTorch file is damaged or cut off, or holds more than plain weights") from error
 
 
-def _check_archive(path: Path) -> None:
-    """Refuse what PyTorch does not write, so that no small archive unpacks to a huge one."""
+def _pickle_start(path: Path) -> int:
+    """The byte at which an archive's pickle begins.
+
+    What PyTorch does not write is refused, so that no small archive unpacks to a huge one.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError) as error:
         raise ValueError("the PyTorch file is damaged or cut off") from error
-    names = {member.filename.rpartition("/")[2] for member in members}
+    names = [member.filename.rpartition("/")[2] for member in members]
     if "constants.pkl" in names:
         raise ValueError("it is a TorchScript program: it contains code and was refused")
     if "data.pkl" not in names:
         raise ValueError("it is a zip archive, not a PyTorch file; unpack it first")
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
         raise ValueError("it is a compressed archive, which PyTorch does not write; it was refused")
+    header = members[names.index("data.pkl")].header_offset
+    with path.open("rb") as file:
+        file.seek(header + 26)
+        name_length, extra_length = (int.from_bytes(file.read(2), "little") for _ in range(2))
+    return header + 30 + name_length + extra_length
 
 
-def _foreign_name(path: Path, *, zipped: bool) -> str:
-    """The first thing a pickle wants to import that is not PyTorch's own data; empty where there is none."""
-    if zipped:
-        with zipfile.ZipFile(path) as archive:
-            data = archive.read(next(n for n in archive.namelist() if n.rpartition("/")[2] == "data.pkl"))
-    else:
-        data = path.read_bytes()
-    return next((name for name in _imports(data) if not name.startswith(("torch.", "collections.OrderedDict"))), "")
+def _foreign_name(pickled: bytes) -> str:
+    """The first thing that pickles want to import that is not PyTorch's own data; empty where there is none."""
+    return next((name for name in _imports(pickled) if not name.startswith(("torch.", "collections.OrderedDict"))), "")
 
 
 def _imports(pickled: bytes) -> Iterator[str]:
