@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from upscaler.images.resize import resize
-from upscaler.images.rows import BAND, FloatArray, Rows, resized
+from upscaler.images.rows import FloatArray, Rows, band_rows, resized
 
 
 def noise(height: int, width: int = 4) -> FloatArray:
@@ -99,7 +99,7 @@ def test_bands_are_the_whole_picture(size: int) -> None:
 
 
 @pytest.mark.parametrize("before", [(1, 1), (3, 5), (200, 9)])
-@pytest.mark.parametrize("after", [(1, 1), (3, 5), (4 * BAND + 3, 20), (150, 150)])
+@pytest.mark.parametrize("after", [(1, 1), (3, 5), (4 * band_rows(20) + 3, 20), (150, 150)])
 @pytest.mark.parametrize("band", [1, 50])
 def test_resized_equals_resize(before: tuple[int, int], after: tuple[int, int], band: int) -> None:
     pixels = noise(*before)

@@ -6,8 +6,9 @@ import torch
 
 from upscaler.errors import UserError
 from upscaler.model.compact import Compact
+from upscaler.model.sources import PixelSource
 from upscaler.model.uncertainty import NoisySource, spread
-from upscaler.model.upscaler import PixelSource, Size, Upscaler
+from upscaler.model.upscaler import Size, Upscaler
 
 
 def nearest() -> Compact:

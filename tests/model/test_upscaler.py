@@ -9,7 +9,8 @@ import torch
 from upscaler.errors import UserError
 from upscaler.images.resize import resize
 from upscaler.model.compact import Compact
-from upscaler.model.upscaler import PixelSource, Size, Upscaler
+from upscaler.model.sources import PixelSource
+from upscaler.model.upscaler import Size, Upscaler
 
 
 def nearest(scale: int = 4, channels: int = 3) -> Compact:

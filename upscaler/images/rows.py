@@ -16,8 +16,14 @@ from upscaler.images.resize import BandResizer
 
 FloatArray = NDArray[np.float32]
 
-BAND = 128
-"""Rows that a step without a reason of its own handles at once."""
+_MOST_ROWS = 128
+_FEWEST_ROWS = 32
+_BAND_BYTES = 16 * 2**20
+
+
+def band_rows(width: int) -> int:
+    """Rows of a picture that wide which a step without a reason of its own handles at once."""
+    return min(max(_BAND_BYTES // (width * 12), _FEWEST_ROWS), _MOST_ROWS)
 
 
 class Rows:
@@ -63,7 +69,7 @@ class Rows:
         parts = [band[max(top - first, 0) : bottom - first] for first, band in self._kept if first < bottom]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def bands(self, rows: int = BAND) -> Iterator[FloatArray]:
+    def bands(self, rows: int) -> Iterator[FloatArray]:
         """The whole picture in bands of that many rows, the last one with what is left."""
         for top in range(0, self.height, rows):
             yield self.window(top, min(top + rows, self.height))
@@ -76,8 +82,9 @@ def resized(rows: Rows, height: int, width: int) -> Rows:
     resizer = BandResizer(rows.height, rows.width, height, width)
 
     def bands() -> Iterator[FloatArray]:
-        for top in range(0, height, BAND):
-            bottom = min(top + BAND, height)
+        step = band_rows(width)
+        for top in range(0, height, step):
+            bottom = min(top + step, height)
             yield resizer.rows(rows.window(*resizer.needed(top, bottom)), top, bottom)
 
     return Rows(height, width, rows.channels, bands())

@@ -12,6 +12,7 @@ import secrets
 import stat
 import struct
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
@@ -187,8 +188,9 @@ class PictureWriter:
             if kind is None:
                 self._finish()
         finally:
-            self._stream.close()
-            self._file.close()
+            # Closing may try once more to write what did not fit; the reason was told already.
+            with suppress(OSError):
+                self._file.close()
             self._temporary.unlink(missing_ok=True)
 
     def _finish(self) -> None:

@@ -22,7 +22,8 @@ from upscaler.errors import UserError
 from upscaler.images.files import PictureWriter, check_output, open_picture, read_provenance
 from upscaler.images.jobs import Job
 from upscaler.images.metadata import Metadata
-from upscaler.model.upscaler import Estimate, Pixels, PixelSource, Size, Source, Upscaler
+from upscaler.model.sources import Pixels, PixelSource, Source
+from upscaler.model.upscaler import Estimate, Size, Upscaler
 
 Existing = Literal["refuse", "overwrite", "skip"]
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from upscaler.errors import UserError
 from upscaler.model.device import memory_budget
+from upscaler.model.sources import Pixels, Source
 from upscaler.model.tiles import megabytes
-from upscaler.model.upscaler import Pixels, Size, Source, Upscaler
+from upscaler.model.upscaler import Size, Upscaler
 
 SIGMA = 2 / 255
 SAMPLES = 8

@@ -6,72 +6,26 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from upscaler.errors import UserError
-from upscaler.images.alpha import BLEED_REACH, bleed
 from upscaler.images.colour import MATCHED_ROWS, matched
-from upscaler.images.rows import BAND, FloatArray, Rows, resized
+from upscaler.images.rows import Rows, band_rows, resized
 from upscaler.model.device import choose_device, choose_precision, memory_budget
 from upscaler.model.engine import Engine, Event
 from upscaler.model.network import Network
+from upscaler.model.sources import Pixels, PixelSource, Source, colours, opacity, quantised
 from upscaler.model.tiles import Plan
-
-Pixels = NDArray[Any]
-"""(H, W, C), uint8 or uint16; C is 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha."""
 
 AlphaUpsampler = Literal["network", "bicubic"]
 
 _LONGEST_SIDE = 1_000_000
 # What files, threads and allocators take beside the tensors of the plan, measured on large pictures.
 _FIXED_OVERHEAD = 128 * 2**20
-_SAMPLE_EDGE = 64
-
-
-class Source(Protocol):
-    """A picture that can be read from the top as often as needed; ``images.files.PictureFile`` is one."""
-
-    @property
-    def height(self) -> int: ...
-    @property
-    def width(self) -> int: ...
-    @property
-    def channels(self) -> int: ...
-    @property
-    def depth(self) -> int: ...
-    def bands(self, rows: int) -> Iterator[Pixels]:
-        """Its pixels, that many rows at a time."""
-        ...
-
-
-@dataclass(frozen=True)
-class PixelSource:
-    """A picture in memory as a source of bands."""
-
-    pixels: Pixels
-
-    @property
-    def height(self) -> int:
-        return int(self.pixels.shape[0])
-
-    @property
-    def width(self) -> int:
-        return int(self.pixels.shape[1])
-
-    @property
-    def channels(self) -> int:
-        return int(self.pixels.shape[2])
-
-    @property
-    def depth(self) -> int:
-        return self.pixels.dtype.itemsize * 8
-
-    def bands(self, rows: int) -> Iterator[Pixels]:
-        for top in range(0, self.height, rows):
-            yield self.pixels[top : top + rows]
+_SAMPLE_EDGE = 96
+_SAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -197,13 +151,13 @@ class Upscaler:
         """How fast this device is with this network, measured on a small picture."""
         edge = _SAMPLE_EDGE * self.network.unshuffle
         plan = self.engine.plan(edge, edge, memory_budget(self.device, None), "whole")
-        elapsed = 0.0
-        for _ in range(2):  # the first run warms up
+        elapsed = []
+        for _ in range(_SAMPLES):
             sample = Rows(edge, edge, 3, [np.full((edge, edge, 3), 0.5, np.float32)])
             start = time.perf_counter()
             self.engine.run(sample, plan).window(0, edge * self.network.scale)
-            elapsed = time.perf_counter() - start
-        return elapsed / self.engine.operations(plan)
+            elapsed.append(time.perf_counter() - start)
+        return min(elapsed) / self.engine.operations(plan)
 
     def bands(self, source: Source, size: Size = Size(), estimate: Estimate | None = None) -> Iterator[Pixels]:
         """The result from top to bottom, in bands of rows, with the source's channels and depth.
@@ -217,24 +171,25 @@ class Upscaler:
             UserError: the budget is too small, memory ran out, or the network gives no finite values.
         """
         estimate = estimate or self.estimate(source, size)
-        result = self._enlarged(_colours(source), estimate)
+        result = self._enlarged(colours(source), estimate)
         if self.colour_fix:
-            result = matched(result, _colours(source))
+            result = matched(result, colours(source))
         alpha: Rows | None = None
         if source.channels in (2, 4):
-            opacity = _opacity(source)
+            transparency = opacity(source)
             if self._network_makes_alpha(source):
-                alpha = self._enlarged(opacity, estimate, opaque=True)
+                alpha = self._enlarged(transparency, estimate, opaque=True)
             else:
-                alpha = resized(opacity, estimate.height, estimate.width)
+                alpha = resized(transparency, estimate.height, estimate.width)
         grey = source.channels < 3
-        for top in range(0, estimate.height, BAND):
-            bottom = min(top + BAND, estimate.height)
+        step = band_rows(estimate.width)
+        for top in range(0, estimate.height, step):
+            bottom = min(top + step, estimate.height)
             rows = result.window(top, bottom)
             channels = [rows.mean(axis=2, keepdims=True) if grey else rows]
             if alpha is not None:
                 channels.append(alpha.window(top, bottom).mean(axis=2, keepdims=True))
-            yield _quantised(np.concatenate(channels, axis=2), source.depth)
+            yield quantised(np.concatenate(channels, axis=2), source.depth)
 
     def _enlarged(self, rows: Rows, estimate: Estimate, *, opaque: bool = False) -> Rows:
         for plan in estimate.passes:
@@ -258,47 +213,11 @@ class Upscaler:
             return 0
         pixel = max(source.channels, 3) * 4
         reached = self.network.scale**passes
-        total = _FIXED_OVERHEAD + 3 * BAND * max(width, source.width) * pixel
+        band = band_rows(width)
+        total = _FIXED_OVERHEAD + 3 * band * max(width, source.width) * pixel
         if (height, width) != (source.height * reached, source.width * reached):
             # The rows that make a band, once as they are and once beside what they become.
-            total += 2 * (BAND * source.height * reached // height + BAND) * source.width * reached * pixel
+            total += 2 * (band * source.height * reached // height + band) * source.width * reached * pixel
         if self.colour_fix:
             total += 3 * MATCHED_ROWS * (width * height // source.height + 2 * source.width) * pixel
         return total
-
-
-def _colours(source: Source) -> Rows:
-    """RGB of a source, grey repeated three times, colour bled under transparent pixels."""
-    rows = _floats(source)
-    if source.channels == 3:
-        return rows
-
-    def bands() -> Iterator[FloatArray]:
-        for top in range(0, source.height, BAND):
-            bottom = min(top + BAND, source.height)
-            if source.channels == 1:
-                yield np.repeat(rows.window(top, bottom), 3, axis=2)
-                continue
-            first, last = max(top - BLEED_REACH, 0), min(bottom + BLEED_REACH, source.height)
-            window = rows.window(first, last)
-            bled = bleed(window[..., :-1], window[..., -1])[top - first : bottom - first]
-            yield np.repeat(bled, 3, axis=2) if source.channels == 2 else bled
-
-    return Rows(source.height, source.width, 3, bands())
-
-
-def _opacity(source: Source) -> Rows:
-    """The alpha channel of a source, repeated three times."""
-    bands = (np.repeat(band[..., -1:], 3, axis=2) for band in _floats(source).bands())
-    return Rows(source.height, source.width, 3, bands)
-
-
-def _floats(source: Source) -> Rows:
-    top = np.float32(2**source.depth - 1)
-    return Rows(source.height, source.width, source.channels, (b.astype(np.float32) / top for b in source.bands(BAND)))
-
-
-def _quantised(rows: FloatArray, depth: int) -> Pixels:
-    top = 2**depth - 1
-    pixels: Pixels = np.rint(np.clip(rows, 0, 1) * np.float32(top)).astype(np.uint8 if depth == 8 else np.uint16)
-    return pixels
