@@ -314,7 +314,10 @@ def test_an_interruption_leaves_no_part_of_a_file(srup: Any, nearest: Path, monk
     assert files() == ["a.png", "b.png", "out/a.png"]
 
 
-def test_a_signal_leaves_no_part_of_a_file(nearest: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "said"), [(signal.SIGINT, 130, "error: interrupted\n"), (signal.SIGTERM, 143, "")]
+)
+def test_a_signal_leaves_no_part_of_a_file(nearest: Path, number: int, code: int, said: str) -> None:
     picture(Path("a.png"), 1500, 1500)
     process = subprocess.Popen(
         [sys.executable, "-c", "from upscaler.cli.main import run; run()", "upscale", "a.png", "-o", "out.png",
@@ -324,9 +327,9 @@ def test_a_signal_leaves_no_part_of_a_file(nearest: Path) -> None:
     assert process.stdout is not None
     while json.loads(process.stdout.readline())["event"] != "progress":
         pass
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, error = process.communicate(timeout=60)
-    assert (process.returncode, error) == (130, "error: interrupted\n")
+    assert (process.returncode, error) == (code, said)
     assert files() == ["a.png"]
 
 

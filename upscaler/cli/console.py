@@ -120,10 +120,11 @@ class _PlainProgress:
     def update(self, done: float, description: str | None = None, rate: str | None = None) -> None:
         self.description = description or self.description
         now = time.monotonic()
-        if now - self.shown < _PLAIN_INTERVAL or not 0 < done < self.total:
+        elapsed = now - self.start
+        # The longer it takes the rarer the lines, so that a day's work does not fill a log.
+        if now - self.shown < max(_PLAIN_INTERVAL, elapsed / 20) or not 0 < done < self.total:
             return
         self.shown = now
-        elapsed = now - self.start
         left = elapsed * (self.total - done) / done
         rate = rate or f"{done / self.divisor / elapsed:.3g} {self.unit}/s"
         print(

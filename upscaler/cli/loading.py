@@ -1,18 +1,42 @@
-"""From a model's name on the command line to its weights, with what a person should see on the way."""
+"""From a model's name on the command line to its file and its weights, with what a person should see on the way."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
-from upscaler.cli.console import Console
+from upscaler.cli.console import Console, Progress
 from upscaler.errors import UserError
 from upscaler.model import catalogue
-from upscaler.model.interpolation import blend
-from upscaler.model.weights import Weights, load_weights
+from upscaler.model.catalogue import Found
+
+if TYPE_CHECKING:
+    from upscaler.model.weights import Weights
+
+
+def fetch_model(console: Console, name: str) -> Found:
+    """The file of a model, downloaded with progress if it is not at hand.
+
+    Raises:
+        UserError: as ``catalogue.resolve``.
+    """
+    display: Progress | None = None
+    with ExitStack() as stack:
+
+        def advance(done: int, total: int) -> None:
+            # Opened by the first bytes: nothing is shown for what is there already.
+            nonlocal display
+            display = display or stack.enter_context(console.progress(f"fetching {name}", total, bytes_=True))
+            display.update(done)
+
+        found = catalogue.resolve(name, progress=advance)
+    if not found.pinned:
+        console.warning(f"{name} is not pinned: whoever owns it can change it; this one is {found.sha256}")
+    return found
 
 
 def load_model(console: Console, name: str, alpha: float | None = None) -> Weights:
-    """The weights of that name, downloaded if need be.
+    """The weights of a model, downloaded if need be.
 
     Args:
         console: shows the progress of a download and what to know of the file.
@@ -20,26 +44,16 @@ def load_model(console: Console, name: str, alpha: float | None = None) -> Weigh
         alpha: blend them with their PSNR-oriented pair; 1 is the model itself, 0 its pair.
 
     Raises:
-        UserError: what ``resolve`` and ``load_weights`` raise, or no pair to blend with.
+        UserError: as ``catalogue.resolve`` and ``load_weights``, or no pair to blend with.
     """
+    from upscaler.model.interpolation import blend
+    from upscaler.model.weights import load_weights
+
     if alpha is None:
-        return load_weights(resolve(console, name))
+        return load_weights(fetch_model(console, name).path)
     pair = catalogue.pair_of(name)
     if pair is None:
         raise UserError(f"{name} has no known PSNR-oriented pair to blend with; leave --alpha out")
     if not 0 <= alpha <= 1:
         console.warning(f"alpha {alpha:g} is outside 0..1 and extrapolates beyond the two models")
-    return blend(load_weights(resolve(console, pair)), load_weights(resolve(console, name)), alpha)
-
-
-def resolve(console: Console, name: str) -> Path:
-    """The file of a model, downloaded with progress if it is not at hand."""
-    found = catalogue.locate(name)
-    if found is None:
-        entry = catalogue.find(name)
-        size = entry.bytes if entry else None
-        with console.progress(f"fetching {name}", size or 0, bytes_=True) as progress:
-            found = catalogue.resolve(name, progress=lambda done, _: progress.update(done))
-        if not found.pinned:
-            console.notice(f"{name} is not pinned to one commit; what came has the SHA-256 {found.sha256}")
-    return found.path
+    return blend(load_weights(fetch_model(console, pair).path), load_weights(fetch_model(console, name).path), alpha)

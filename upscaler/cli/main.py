@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -50,6 +51,7 @@ def run(arguments: list[str] | None = None) -> None:
     0: everything asked for was done; 1: some of it failed; 2: the command line was wrong; 130: Ctrl-C.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    signal.signal(signal.SIGTERM, _terminate)
     console = Console(json="--json" in arguments)
     try:
         try:
@@ -76,6 +78,11 @@ def run(arguments: list[str] | None = None) -> None:
     if code == _INTERRUPTED:  # which typer gives for Ctrl-C, without a word
         console.error("interrupted")
     sys.exit(code)
+
+
+def _terminate(number: int, _: object) -> NoReturn:
+    """Leave as after Ctrl-C, so that no half-written file stays behind."""
+    raise SystemExit(128 + number)
 
 
 def _one_line(error: Exception) -> str:

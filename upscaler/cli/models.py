@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import Annotated, Any
 
 import typer
 
-from upscaler.cli.console import Console, Progress
+from upscaler.cli.console import Console
+from upscaler.cli.loading import fetch_model
 from upscaler.cli.options import Debug, Json
 from upscaler.errors import UserError
 from upscaler.model import catalogue
@@ -50,30 +50,15 @@ def fetch(names: Names, json: Json = False, debug: Debug = False) -> None:  # no
     failed = False
     for name in names:
         try:
-            found = _fetched(console, name)
+            found = fetch_model(console, name)
         except UserError as error:
             console.error(str(error), name=name)
             failed = True
             continue
-        if not found.pinned:
-            console.warning(f"{name} is not pinned: whoever owns it can change it; this one is {found.sha256}")
         console.event("fetched", name=name, path=found.path, place=found.place, sha256=found.sha256)
         console.result(f"{name}: {found.path}")
     if failed:
         raise typer.Exit(1)
-
-
-def _fetched(console: Console, name: str) -> Found:
-    display: Progress | None = None
-    with ExitStack() as stack:
-
-        def advance(done: int, total: int) -> None:
-            # Opened by the first bytes: nothing is shown for what is there already.
-            nonlocal display
-            display = display or stack.enter_context(console.progress(name, total, bytes_=True))
-            display.update(done)
-
-        return catalogue.resolve(name, progress=advance)
 
 
 def _described(entry: Entry) -> dict[str, Any]:

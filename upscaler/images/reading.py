@@ -23,6 +23,7 @@ from upscaler.images.formats import (
     vips,
 )
 from upscaler.images.metadata import Metadata, dots_per_inch, exif_dpi, fitting_icc, upright_exif
+from upscaler.images.pipes import bands_of
 
 _BOMB_PIXELS = 100_000_000
 _BOMB_RATIO = 200
@@ -97,11 +98,7 @@ class PictureFile:
                 return
             image = _in_kind(self.path, _upright(self.path, self.format))
             self._check((image.height, image.width, image.bands))
-            region = vips().Region.new(image)
-            for top in range(0, self.height, rows):
-                count = min(rows, self.height - top)
-                band = region.fetch(0, top, self.width, count)
-                yield np.frombuffer(band, _dtype(self.depth)).reshape(count, self.width, self.channels)
+            yield from bands_of(image, rows)
 
     def read(self) -> Picture:
         """The whole picture.

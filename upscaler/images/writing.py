@@ -1,8 +1,6 @@
 """Write a picture a band at a time; the file appears when it is complete, or not at all.
 
-The bands go as a PNG stream without compression through a pipe to a thread in which libvips reads it
-and saves the format that was asked for: a stream is what libvips takes from outside without having
-the whole picture, and PNG has all depths and channels that there are.
+The bands go through a pipe to a thread in which libvips saves the format that was asked for.
 """
 
 from __future__ import annotations
@@ -10,8 +8,6 @@ from __future__ import annotations
 import os
 import secrets
 import stat
-import struct
-import zlib
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
@@ -23,8 +19,8 @@ import numpy as np
 from upscaler.errors import UserError
 from upscaler.images.formats import BMP_BYTES, FORMATS, SUFFIXES, Pixels, encode, reason, storable, stored, vips
 from upscaler.images.metadata import Metadata
+from upscaler.images.pipes import PngStream
 
-_PNG_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 _DRAIN_BYTES = 2**20
 _STREAMED_BYTES = 2**24
 
@@ -148,7 +144,7 @@ class PictureWriter:
         except OSError as error:
             raise self._failed(error) from error
         receiving, sending = os.pipe()
-        self._stream = _PngStream(os.fdopen(sending, "wb", buffering=0))
+        self._stream = PngStream(os.fdopen(sending, "wb", buffering=0))
         # A daemon: a second Ctrl-C while libvips is encoding shall not have to wait for it.
         self._saver = Thread(target=self._save, args=(receiving,), daemon=True)
         self._saver.start()
@@ -166,7 +162,7 @@ class PictureWriter:
         if self._written + len(rows) > self._shape[0]:
             raise ValueError(f"more than {self._shape[0]} rows")
         if self._failure is not None:
-            raise self._failed(self._failure) from self._failure
+            raise self._failure
         if not len(rows):
             return
         if self._written == 0:
@@ -197,7 +193,7 @@ class PictureWriter:
         if self._written != self._shape[0]:
             raise ValueError(f"{self._written} rows of a picture of {self._shape[0]}")
         if self._failure is not None:
-            raise self._failed(self._failure) from self._failure
+            raise self._failure
         try:
             os.fsync(self._file.fileno())
             self._file.close()
@@ -211,7 +207,11 @@ class PictureWriter:
             source = vips().Source.new_from_descriptor(receiving)
             image = vips().Image.pngload_source(source, access="sequential", fail_on="truncated")
             encode(image, self._file, self._format, self._metadata, self._quality)
-        except Exception as error:  # noqa: BLE001 - handed to the thread that writes
+        except (OSError, vips().Error) as error:
+            # Without the error itself: its traceback would keep libvips' objects alive until they are
+            # collected, in whatever thread that happens.
+            self._failure = self._failed(error)
+        except Exception as error:  # noqa: BLE001 - a bug; raised in the thread that writes
             self._failure = error
         finally:
             # The writing thread must not wait for a reader that is gone.
@@ -223,44 +223,6 @@ class PictureWriter:
         cause = reason(error)
         advice = "; make room or choose another place" if "No space" in cause or "too large" in cause else ""
         return UserError(f"cannot write {self.path}: {cause}{advice}")
-
-
-class _PngStream:
-    """A PNG without compression, written in bands."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._deflate = zlib.compressobj(level=0)
-
-    def begin(self, width: int, height: int, channels: int, depth: int) -> None:
-        self._put(b"\x89PNG\r\n\x1a\n")
-        header = struct.pack(">IIBBBBB", width, height, depth, _PNG_COLOUR_TYPES[channels], 0, 0, 0)
-        self._chunk(b"IHDR", header)
-
-    def write(self, rows: Pixels) -> None:
-        line = rows.shape[1] * rows.shape[2] * rows.dtype.itemsize
-        # Each line begins with the number of its filter, which is none.
-        lines = np.zeros((len(rows), 1 + line), np.uint8)
-        big_endian = np.ascontiguousarray(rows, rows.dtype.newbyteorder(">"))
-        lines[:, 1:] = big_endian.view(np.uint8).reshape(len(rows), line)
-        self._chunk(b"IDAT", self._deflate.compress(lines.data))
-
-    def end(self) -> None:
-        self._chunk(b"IDAT", self._deflate.flush())
-        self._chunk(b"IEND", b"")
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _chunk(self, kind: bytes, content: bytes) -> None:
-        self._put(struct.pack(">I", len(content)) + kind)
-        self._put(content)
-        self._put(struct.pack(">I", zlib.crc32(content, zlib.crc32(kind))))
-
-    def _put(self, content: bytes) -> None:
-        rest = memoryview(content)
-        while rest:
-            rest = rest[self._file.write(rest) :]
 
 
 def _format(path: Path, format: str | None) -> str:

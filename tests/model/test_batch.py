@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from upscaler.errors import UserError
+from upscaler.images.files import Metadata, Picture, PictureWriter, open_picture, read_provenance, write_picture
+from upscaler.images.jobs import Job
+from upscaler.model import batch
+from upscaler.model.compact import Compact
+from upscaler.model.upscaler import Size, Upscaler
+
+
+@pytest.fixture
+def upscaler() -> Upscaler:
+    network = Compact(features=2, convolutions=0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+    return Upscaler(network, device="cpu")
+
+
+def jobs(folder: Path, count: int, height: int = 5) -> list[Job]:
+    made = []
+    for number in range(count):
+        path = folder / f"{number}.png"
+        write_picture(path, Picture(np.full((height, 4, 3), number, np.uint8), Metadata()))
+        made.append(Job(path, folder / "out" / path.name))
+    return made
+
+
+def run(upscaler: Upscaler, work: list[Job], **settings: Any) -> tuple[bool, list[batch.Event]]:
+    events: list[batch.Event] = []
+    complete = batch.run(upscaler, work, batch.Settings(Size(), {"model": "m"}, **settings), events.append)
+    return complete, events
+
+
+def test_every_picture_is_started_and_finished_in_order(upscaler: Upscaler, tmp_path: Path) -> None:
+    work = jobs(tmp_path, 4)
+    complete, events = run(upscaler, work)
+    assert complete
+    assert [event.job for event in events if isinstance(event, batch.Started)] == work
+    assert [event.job for event in events if isinstance(event, batch.Finished)] == work
+    for number, job in enumerate(work):
+        assert (open_picture(job.output).read().pixels == number).all()
+        made = read_provenance(job.output)
+        assert made is not None
+        assert made["model"] == "m"
+        assert len(made["input_sha256"]) == 64
+
+
+def test_no_jobs_are_done_at_once(upscaler: Upscaler) -> None:
+    assert run(upscaler, []) == (True, [])
+
+
+def test_decoding_and_encoding_run_beside_the_computation(
+    upscaler: Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second picture is read, and the first one is written, while the second is not yet begun."""
+    work = jobs(tmp_path, 2)
+    read_second, threads = threading.Event(), set()
+    opened, write, bands = open_picture, PictureWriter.write, Upscaler.bands
+
+    def noted_open(path: Path, **how: Any) -> Any:
+        if path == work[1].input:
+            read_second.set()
+        return opened(path, **how)
+
+    def noted_write(self: PictureWriter, rows: Any) -> None:
+        threads.add(threading.current_thread().name.split("_")[0])
+        write(self, rows)
+
+    def noted_bands(self: Upscaler, *arguments: Any) -> Any:
+        assert read_second.wait(20)
+        return bands(self, *arguments)
+
+    monkeypatch.setattr(batch, "open_picture", noted_open)
+    monkeypatch.setattr(PictureWriter, "write", noted_write)
+    monkeypatch.setattr(Upscaler, "bands", noted_bands)
+    assert run(upscaler, work)[0]
+    assert threads == {"writer"}
+
+
+@pytest.mark.parametrize("keep_going", [True, False])
+@pytest.mark.parametrize("height", [5, 2000])
+def test_a_disk_that_fills_up_ends_one_picture(
+    upscaler: Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_going: bool, height: int
+) -> None:
+    work = jobs(tmp_path, 3, height)
+    write = PictureWriter.write
+
+    def full(self: PictureWriter, rows: Any) -> None:
+        if rows.max() == 1:
+            raise UserError("cannot write 1.png: No space left on device")
+        write(self, rows)
+
+    monkeypatch.setattr(PictureWriter, "write", full)
+    if keep_going:
+        complete, events = run(upscaler, work, keep_going=True)
+        assert not complete
+        assert [event.job for event in events if isinstance(event, batch.Failed)] == [work[1]]
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0.png", "2.png"]
+    else:
+        with pytest.raises(UserError, match="No space left"):
+            run(upscaler, work)
+        assert "1.png" not in [path.name for path in (tmp_path / "out").iterdir()]
+
+
+def test_a_bug_is_not_taken_for_a_bad_picture(
+    upscaler: Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("a bug")
+
+    work = jobs(tmp_path, 2)
+    monkeypatch.setattr(PictureWriter, "write", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(upscaler, work, keep_going=True)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_shares_are_complete_and_disjoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = [Job(tmp_path / str(number), tmp_path / str(number)) for number in range(7)]
+    assert batch.share(work) == work
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    shares = []
+    for rank in range(3):
+        monkeypatch.setenv("RANK", str(rank))
+        shares.append(batch.share(work))
+    assert sorted((job for part in shares for job in part), key=work.index) == work
+    assert [len(part) for part in shares] == [3, 2, 2]
