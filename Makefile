@@ -1,6 +1,7 @@
 # make demo   enlarge the bundled photograph and show it beside the original
 # make test   run the tests
 # make lint   check style, types and import directions
+# make bench  measure memory against the plan, and seams against the halo
 #
 # All of it happens in a virtual environment, .venv, made by the first target that needs it. It needs python3 3.11 or
 # newer; choose another with PYTHON, as in: make test PYTHON=python3.13
@@ -14,7 +15,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 DEMO = demo-output
 
-.PHONY: demo test lint
+.PHONY: demo test lint bench
 
 demo: $(VENV)/installed
 	@mkdir -p $(DEMO)
@@ -30,6 +31,10 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(VENV)/installed-dev
+	$(BIN)/python tests/benchmarks/memory.py
+	$(BIN)/python tests/benchmarks/seams.py photo
 
 # Groups of dependencies need pip 25.1.
 $(VENV)/pip:

@@ -43,7 +43,8 @@ def smooth(height: int = 40, width: int = 56, channels: int = 3, depth: int = 8)
 
 def noise(height: int, width: int, channels: int, depth: int) -> np.ndarray[Any, Any]:
     generator = np.random.default_rng(7)
-    return generator.integers(0, 2**depth, (height, width, channels), np.uint8 if depth == 8 else np.uint16)
+    values: np.ndarray[Any, Any] = generator.integers(0, 2**depth, (height, width, channels), np.uint16)
+    return values.astype(np.uint8 if depth == 8 else np.uint16)
 
 
 def write(path: Path, pixels: np.ndarray[Any, Any], metadata: Metadata = Metadata(), **options: Any) -> Path:  # noqa: B008

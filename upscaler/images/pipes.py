@@ -37,7 +37,7 @@ def bands_of(image: Any, rows: int) -> Iterator[Pixels]:
         thread.start()
         for top in range(0, height, rows):
             band = np.empty((min(rows, height - top), width, channels), dtype)
-            rest = memoryview(band.reshape(-1)).cast("B")
+            rest = band.data.cast("B")
             while rest:
                 received = file.readinto(rest)
                 if not received:
