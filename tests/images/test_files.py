@@ -8,7 +8,9 @@ import sys
 import textwrap
 import time
 import zlib
+from itertools import islice
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -38,7 +40,8 @@ def smooth(height: int = 40, width: int = 56, channels: int = 3, depth: int = 8)
     if channels in (2, 4):
         planes.append(0.25 + 0.75 * (1 - x))
     top = 2**depth - 1
-    return np.rint(np.stack(planes, axis=2) * top).astype(np.uint8 if depth == 8 else np.uint16)
+    values: np.ndarray[Any, Any] = np.rint(np.stack(planes, axis=2) * top)
+    return values.astype(np.uint8 if depth == 8 else np.uint16)
 
 
 def noise(height: int, width: int, channels: int, depth: int) -> np.ndarray[Any, Any]:
@@ -157,6 +160,25 @@ def test_tiles_are_read_in_bands(tmp_path: Path) -> None:
     pixels = noise(300, 200, 3, 16)
     vips_image(pixels, "rgb16").tiffsave(tmp_path / "a.tif", tile=True, tile_width=64, tile_height=64)
     np.testing.assert_array_equal(np.concatenate(list(open_picture(tmp_path / "a.tif").bands(50))), pixels)
+
+
+def test_threads_may_take_turns_and_leave_the_rest(tmp_path: Path) -> None:
+    """A generator that is in a cycle dies in whatever thread collects garbage; libvips must not mind."""
+    file = open_picture(write(tmp_path / "a.tif", noise(600, 200, 3, 8)))
+    whole = file.read().pixels
+    for _ in range(20):
+        bands = file.bands(50)
+        taken = [next(bands)]
+        for _ in range(5):
+            thread = Thread(target=taken.extend, args=(islice(bands, 1),))
+            thread.start()
+            thread.join()
+        np.testing.assert_array_equal(np.concatenate(taken), whole[:300])
+        left = [bands]
+        del bands
+        last = Thread(target=left.clear)
+        last.start()
+        last.join()
 
 
 def test_files_do_not_stay_open(tmp_path: Path) -> None:

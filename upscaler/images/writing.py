@@ -142,6 +142,7 @@ class PictureWriter:
         except FileNotFoundError as error:
             raise UserError(f"cannot write {self.path}: the folder {self.path.parent} does not exist") from error
         except OSError as error:
+            self._temporary.unlink(missing_ok=True)
             raise self._failed(error) from error
         receiving, sending = os.pipe()
         self._stream = PngStream(os.fdopen(sending, "wb", buffering=0))
