@@ -13,7 +13,7 @@ import numpy as np
 from upscaler.errors import UserError
 from upscaler.images.colour import MATCHED_ROWS, matched
 from upscaler.images.rows import Rows, band_rows, resized
-from upscaler.model.device import choose_device, choose_precision, memory_budget
+from upscaler.model.device import choose_device, choose_precision, memory_budget, return_freed_memory
 from upscaler.model.engine import Engine, Event
 from upscaler.model.network import Network
 from upscaler.model.sources import Pixels, PixelSource, Source, colours, opacity, quantised
@@ -113,6 +113,8 @@ class Upscaler:
         self.device = choose_device(device)
         self.dtype = choose_precision(precision, self.device)
         self.memory = memory
+        if memory is not None:
+            return_freed_memory()
         self.tile: int | Literal["auto", "whole"] = tile
         self.colour_fix = colour_fix
         self.alpha = alpha
