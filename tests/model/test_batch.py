@@ -111,6 +111,14 @@ def test_a_disk_that_fills_up_ends_one_picture(
         assert "1.png" not in [path.name for path in (tmp_path / "out").iterdir()]
 
 
+def test_what_was_done_before_a_failure_is_told(upscaler: Upscaler, tmp_path: Path) -> None:
+    work, events = jobs(tmp_path, 2), list[batch.Event]()
+    work[1].input.write_text("no picture")
+    with pytest.raises(UserError, match=r"1\.png"):
+        batch.run(upscaler, work, batch.Settings(Size(), {}), events.append)
+    assert [event.job for event in events if isinstance(event, batch.Finished)] == [work[0]]
+
+
 def test_a_bug_is_not_taken_for_a_bad_picture(
     upscaler: Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,27 +9,26 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from queue import Full, Queue
 from typing import Any, Literal
 
 from upscaler.errors import UserError
 from upscaler.images.files import PictureWriter, check_output, open_picture, read_provenance
 from upscaler.images.jobs import Job
 from upscaler.images.metadata import Metadata
-from upscaler.model.sources import Pixels, PixelSource, Source
+from upscaler.model.handover import Bands
+from upscaler.model.sources import PixelSource, Source
 from upscaler.model.upscaler import Estimate, Size, Upscaler
 
 Existing = Literal["refuse", "overwrite", "skip"]
 
 # A picture that is no larger than this when decoded is read ahead while the one before is computed.
 _READ_AHEAD_BYTES = 32 * 2**20
-_QUEUED_BANDS = 2
 
 
 @dataclass(frozen=True)
@@ -134,61 +133,92 @@ def run(upscaler: Upscaler, jobs: Sequence[Job], settings: Settings, notify: Cal
     Raises:
         UserError: the first failure, unless ``settings.keep_going``. Files finished before it stay.
     """
-    complete = True
     with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer:
-        unfinished: list[tuple[Job, float, Estimate, Future[None]]] = []
+        return _Batch(upscaler, settings, notify, reader, writer).run(jobs)
 
-        def settle(job: Job, work: Callable[[], None]) -> None:
-            """Do part of a job; a failure is an event, or the end."""
-            nonlocal complete
-            try:
-                work()
-            except UserError as error:
-                if not settings.keep_going:
-                    raise
-                complete = False
-                notify(Failed(job, str(error)))
 
-        def finish(entry: tuple[Job, float, Estimate, Future[None]]) -> None:
-            job, start, estimate, written = entry
+class _Batch:
+    def __init__(
+        self,
+        upscaler: Upscaler,
+        settings: Settings,
+        notify: Callable[[Event], None],
+        reader: ThreadPoolExecutor,
+        writer: ThreadPoolExecutor,
+    ) -> None:
+        self.upscaler, self.settings, self.notify = upscaler, settings, notify
+        self.reader, self.writer = reader, writer
+        self.complete = True
+        self.unfinished: deque[_Writing] = deque()
 
-            def work() -> None:
-                written.result()
-                notify(Finished(job, estimate.width, estimate.height, time.perf_counter() - start))
+    def run(self, jobs: Sequence[Job]) -> bool:
+        opened = deque(self._submit_open(job) for job in jobs[:1])
+        try:
+            for index, job in enumerate(jobs):
+                opened.extend(self._submit_open(following) for following in jobs[index + 1 : index + 2])
+                self._settle(job, partial(self._compute, job, opened.popleft()))
+                while len(self.unfinished) > 1:
+                    self._finish()
+            while self.unfinished:
+                self._finish()
+        except UserError:
+            # What was computed before the failure is told all the same.
+            self.settings = replace(self.settings, keep_going=True)
+            while self.unfinished:
+                self._finish()
+            raise
+        return self.complete
 
-            settle(job, work)
+    def _submit_open(self, job: Job) -> Future[_Opened | None]:
+        return self.reader.submit(_open, job, self.upscaler, self.settings)
 
-        def compute(job: Job, opened: Future[_Opened | None]) -> None:
-            picture = opened.result()
-            if picture is None:
-                notify(Skipped(job))
-                return
-            for message in picture.warnings:
-                notify(Warned(job, message))
-            estimate = upscaler.estimate(picture.source, settings.size)
-            start = time.perf_counter()
-            notify(Started(job, estimate))
-            bands: Queue[Pixels | BaseException | None] = Queue(_QUEUED_BANDS)
-            written = writer.submit(_write, job, picture, estimate, settings, bands)
-            try:
-                _feed(upscaler.bands(picture.source, settings.size, estimate), bands, written)
-            except BaseException as error:
-                _put(bands, error, written)
-                with suppress(BaseException):
-                    written.result()
+    def _settle(self, job: Job, work: Callable[[], None]) -> None:
+        """Do part of a job; a failure is an event, or the end."""
+        try:
+            work()
+        except UserError as error:
+            if not self.settings.keep_going:
                 raise
-            unfinished.append((job, start, estimate, written))
+            self.complete = False
+            self.notify(Failed(job, str(error)))
 
-        opened = [reader.submit(_open, jobs[0], upscaler, settings)] if jobs else []
-        for index, job in enumerate(jobs):
-            if index + 1 < len(jobs):
-                opened.append(reader.submit(_open, jobs[index + 1], upscaler, settings))
-            settle(job, partial(compute, job, opened.pop(0)))
-            while len(unfinished) > 1:
-                finish(unfinished.pop(0))
-        for entry in unfinished:
-            finish(entry)
-    return complete
+    def _compute(self, job: Job, opened: Future[_Opened | None]) -> None:
+        picture = opened.result()
+        if picture is None:
+            self.notify(Skipped(job))
+            return
+        for message in picture.warnings:
+            self.notify(Warned(job, message))
+        estimate = self.upscaler.estimate(picture.source, self.settings.size)
+        start = time.perf_counter()
+        self.notify(Started(job, estimate))
+        bands = Bands()
+        try:
+            written = self.writer.submit(_write, job, picture, estimate, self.settings, bands)
+            for band in self.upscaler.bands(picture.source, self.settings.size, estimate):
+                bands.put(band, written)
+            bands.put(None, written)
+        finally:
+            bands.stop()
+        self.unfinished.append(_Writing(job, start, estimate, written))
+
+    def _finish(self) -> None:
+        writing = self.unfinished.popleft()
+
+        def work() -> None:
+            writing.written.result()
+            seconds = time.perf_counter() - writing.start
+            self.notify(Finished(writing.job, writing.estimate.width, writing.estimate.height, seconds))
+
+        self._settle(writing.job, work)
+
+
+@dataclass(frozen=True)
+class _Writing:
+    job: Job
+    start: float
+    estimate: Estimate
+    written: Future[None]
 
 
 def _open(job: Job, upscaler: Upscaler, settings: Settings) -> _Opened | None:
@@ -223,30 +253,12 @@ def _digest(path: Path) -> str:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _feed(result: Iterator[Pixels], bands: Queue[Pixels | BaseException | None], written: Future[None]) -> None:
-    for band in result:
-        _put(bands, band, written)
-    _put(bands, None, written)
-
-
-def _put(bands: Queue[Any], item: Pixels | BaseException | None, written: Future[None]) -> None:
-    """Hand a band on; where the writer has failed, its error surfaces when its result is asked for."""
-    while not written.done():
-        try:
-            bands.put(item, timeout=0.1)
-        except Full:
-            continue
-        return
-    if not isinstance(item, BaseException):
-        written.result()
-
-
 def _write(
     job: Job,
     picture: _Opened,
     estimate: Estimate,
     settings: Settings,
-    bands: Queue[Pixels | BaseException | None],
+    bands: Bands,
 ) -> None:
     job.output.parent.mkdir(parents=True, exist_ok=True)
     with PictureWriter(
@@ -260,7 +272,5 @@ def _write(
         quality=settings.quality,
         provenance=picture.provenance,
     ) as file:
-        while (band := bands.get()) is not None:
-            if isinstance(band, BaseException):
-                raise band
+        for band in bands:
             file.write(band)
