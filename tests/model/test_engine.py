@@ -17,11 +17,9 @@ from upscaler.model.tiles import make_plan
 CPU = torch.device("cpu")
 
 
-def engine(
-    network: Any, events: list[Event] | None = None, *, tta: bool = False, dtype: torch.dtype = torch.float32
-) -> Engine:
+def engine(network: Any, events: list[Event] | None = None, *, tta: bool = False) -> Engine:
     seen: list[Event] = [] if events is None else events
-    return Engine(network, device=CPU, dtype=dtype, tta=tta, notify=seen.append)
+    return Engine(network, device=CPU, tta=tta, notify=seen.append)
 
 
 def network(kind: str) -> Any:
@@ -46,6 +44,7 @@ def run(machine: Engine, values: FloatArray, **how: Any) -> FloatArray:
     height, width = values.shape[:2]
     plan = make_plan(machine.network, height, width, budget=how.pop("budget", 10**9), tile=how.pop("tile", "auto"))
     source = Rows(height, width, 3, (values[top : top + 7] for top in range(0, height, 7)))
+    how.setdefault("dtype", torch.float32)
     return np.concatenate(list(machine.run(source, plan, **how).bands(11)))
 
 
@@ -81,7 +80,7 @@ def test_the_head_in_bands_of_one_row_gives_the_same() -> None:
     machine = engine(made)
     plan = make_plan(made, 20, 30, budget=10**9)
     narrow = type(plan)(**{**vars(plan), "head_rows": 1})
-    rows = machine.run(Rows(20, 30, 3, [values]), narrow)
+    rows = machine.run(Rows(20, 30, 3, [values]), narrow, dtype=torch.float32)
     assert np.abs(rows.window(0, 80) - direct(made, values)).max() < 1e-5
 
 
@@ -119,6 +118,18 @@ def test_out_of_memory_for_every_tile_is_said() -> None:
         run(engine(made), picture(64, 64))
 
 
+def test_a_picture_that_cannot_be_read_for_want_of_memory_is_no_reason_to_shrink() -> None:
+    def broken() -> Any:
+        yield picture(10, 40)
+        raise MemoryError
+
+    made, events = network("compact"), list[Event]()
+    plan = make_plan(made, 40, 40, budget=10**9)
+    with pytest.raises(MemoryError):
+        list(engine(made, events).run(Rows(40, 40, 3, broken()), plan, dtype=torch.float32).bands(8))
+    assert events == []
+
+
 def test_other_errors_are_not_taken_for_out_of_memory() -> None:
     class Broken(Compact):
         def features(self, x: Tensor) -> Tensor:
@@ -141,7 +152,7 @@ def test_values_that_are_no_numbers_are_computed_again_in_fp32() -> None:
     made, events = Overflowing(features=8, convolutions=1), list[Event]()
     values = picture(32, 32) * np.float32(0.5)
     values[20, 20] = 1
-    result = run(engine(made, events, dtype=torch.bfloat16), values, tile=16)
+    result = run(engine(made, events), values, tile=16, dtype=torch.bfloat16)
     redone = [event.box for event in events if isinstance(event, Redone)]
     assert [(box.top, box.left) for box in redone] == [(16, 16)]
     exact = direct(made, values)
@@ -200,6 +211,6 @@ def test_opaque_tiles_are_not_computed() -> None:
 
 def test_the_engine_leaves_the_network_as_it_was() -> None:
     made = network("compact").train()
-    engine(made, dtype=torch.bfloat16)
+    run(engine(made), picture(4, 4), dtype=torch.bfloat16)
     assert made.training
     assert all(p.dtype == torch.float32 and p.requires_grad for p in made.parameters())

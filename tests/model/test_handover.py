@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from upscaler.model.handover import AbandonedError, Bands
 
 
-def band(value: int) -> np.ndarray:
+def band(value: int) -> Any:
     return np.full((1, 1, 3), value, np.uint8)
 
 

@@ -61,6 +61,30 @@ def test_a_smaller_budget_costs_more_operations() -> None:
     assert costs[0] < costs[-1]
 
 
+@pytest.mark.parametrize(("height", "width"), [(441, 2267), (300, 300), (97, 1200)])
+@pytest.mark.parametrize("budget", [60_000_000, 100_000_000])
+def test_no_square_tiling_that_fits_costs_less(height: int, width: int, budget: int) -> None:
+    best = make_plan(DEEP, height, width, budget=budget).operations(DEEP)
+    for edge in range(16, 400, 7):
+        other = make_plan(DEEP, height, width, budget=0, tile=edge)
+        assert other.memory > budget or other.operations(DEEP) > 0.97 * best
+
+
+def test_operations_count_every_halo() -> None:
+    plan = make_plan(UNSHUFFLED, 101, 203, budget=0, tile=30)
+    trunk = sum(outer.area for _, outer in plan.boxes()) * UNSHUFFLED.trunk_operations
+    assert plan.operations(UNSHUFFLED) == (trunk + plan.height * plan.width * UNSHUFFLED.head_operations) / 4
+
+
+def test_on_a_gpu_the_rows_around_the_network_do_not_count() -> None:
+    apart = make_plan(COMPACT, 2000, 2000, budget=0, tile=64, shared=False)
+    assert apart.memory < make_plan(COMPACT, 2000, 2000, budget=0, tile=64).memory / 3
+
+
+def test_a_very_wide_picture_is_planned_at_once() -> None:
+    assert make_plan(COMPACT, 60, 400_000, budget=5 * 10**9).memory <= 5 * 10**9
+
+
 def test_whole_is_whole_whatever_it_takes() -> None:
     assert make_plan(COMPACT, 3000, 3000, budget=1, tile="whole").whole
 

@@ -187,5 +187,29 @@ def test_half_precision_is_near_full_precision() -> None:
     assert 0 < np.abs(full - half).max() < 12
 
 
+def test_16_bits_are_not_computed_in_half_precision_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "upscaler.model.upscaler.choose_precision", lambda name, _: torch.float32 if name == "fp32" else torch.bfloat16
+    )
+    pixels = noise(8, 8, 3, dtype=np.uint16)
+    assert np.array_equal(Upscaler(nearest(), device="cpu").upscale(pixels), repeated(pixels, 4))
+    assert not np.array_equal(Upscaler(nearest(), device="cpu", precision="bf16").upscale(pixels), repeated(pixels, 4))
+
+
+def test_a_budget_is_kept_from_picture_to_picture() -> None:
+    torch.manual_seed(0)
+    upscaler = Upscaler(Compact(features=16, convolutions=2), device="cpu", memory=10**10)
+    source = PixelSource(noise(600, 600, 3))
+    first = upscaler.estimate(source)
+    upscaler.upscale(source.pixels)
+    assert upscaler.estimate(source) == first
+
+
+def test_tiles_that_do_not_fit_the_budget_are_refused() -> None:
+    upscaler = Upscaler(nearest(), device="cpu", memory=10**9, tile="whole")
+    with pytest.raises(UserError, match=r"tiles of whole need .* use --tile auto"):
+        upscaler.estimate(PixelSource(noise(1, 1, 3).repeat(4000, 0).repeat(4000, 1)))
+
+
 def test_the_speed_of_the_device_is_measured() -> None:
     assert 0 < Upscaler(nearest(), device="cpu").seconds_per_operation() < 1

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Literal, get_args
 
+import psutil
 import torch
 
 from upscaler.errors import UserError
@@ -18,6 +19,14 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # What an automatic budget leaves to everything else that runs on the machine.
 _SHARE_OF_RAM = 0.6
 _SHARE_OF_VRAM = 0.85
+_OUT_OF_MEMORY = (
+    "not enough memory",
+    "can't allocate memory",
+    "out of memory",
+    "Invalid buffer size",
+    "ALLOC_FAILED",
+)
+_CGROUP = Path("/sys/fs/cgroup")
 _M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 _LARGE_BLOCK = 2**20
 
@@ -45,6 +54,8 @@ def choose_device(name: str = "auto") -> torch.device:
             raise UserError(f"{name} is not there: this PyTorch sees {found}; use --device auto or cpu")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("mps is not there: it needs an Apple GPU; use --device auto or cpu")
+    if device.type == "meta":
+        raise UserError("the device meta computes nothing; use auto, cpu, cuda, cuda:N or mps")
     try:
         torch.empty(1, device=device)
     except (RuntimeError, NotImplementedError, AssertionError) as error:
@@ -79,50 +90,47 @@ def return_freed_memory() -> None:
 
 
 def resident_memory() -> int:
-    """Bytes of RAM that this process holds now; 0 where the system does not say."""
-    statm = Path("/proc/self/statm")
-    if not statm.exists():
-        return 0
-    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    """Bytes of RAM that this process holds now."""
+    return int(psutil.Process().memory_info().rss)
 
 
-def memory_budget(device: torch.device, asked: int | None) -> int:
-    """Bytes that the plan for one picture may add to what is in use now.
+def memory_budget(device: torch.device, asked: int | None, held: int) -> int:
+    """Bytes that the work on one picture may take beyond what the process held before the first one.
 
-    On a GPU the budget is of the GPU's memory, elsewhere of this process's RAM; ``asked`` is the
-    total the person allows, so what the process holds already is taken off.
+    Args:
+        device: on a GPU the budget is of its memory, elsewhere of this process's RAM.
+        asked: the total that the person allows; None takes a share of what is free, of which every
+            process that ``torchrun`` started here gets its part.
+        held: ``resident_memory`` before the first picture. What freed blocks the process keeps since
+            then are not counted as lost.
     """
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if device.type == "cuda":
+        allocated = torch.cuda.memory_allocated(device)
+        if asked is not None:
+            return asked - allocated
         free, _ = torch.cuda.mem_get_info(device)
-        reserved = torch.cuda.memory_reserved(device)
-        return asked - torch.cuda.memory_allocated(device) if asked else int((free + reserved) * _SHARE_OF_VRAM)
-    if asked:
-        return asked - resident_memory()
-    return int(_available_ram() * _SHARE_OF_RAM)
+        sharing = -(-processes // max(torch.cuda.device_count(), 1))
+        return int((free + torch.cuda.memory_reserved(device) - allocated) * _SHARE_OF_VRAM / sharing)
+    if asked is not None:
+        return asked - held
+    return int((_available_ram() + resident_memory() - held) * _SHARE_OF_RAM / processes)
 
 
 def _available_ram() -> int:
     """Bytes of RAM that can be had without swapping, within the limit of a container."""
-    candidates = []
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        if "MemAvailable" in fields:
-            candidates.append(int(fields["MemAvailable"].split()[0]) * 1024)
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
-        candidates.append(int(limit.read_text()) - int(used.read_text()))
-    if candidates:
-        return max(min(candidates), 0)
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    return 4 * 2**30
+    available = int(psutil.virtual_memory().available)
+    limit, used, parts = (_CGROUP / name for name in ("memory.max", "memory.current", "memory.stat"))
+    if not limit.exists() or not used.exists() or limit.read_text().strip() == "max":
+        return available
+    counted = dict(line.split() for line in parts.read_text().splitlines())
+    # Pages of files count as used, and are given back when they are needed.
+    cached = int(counted.get("inactive_file", 0)) + int(counted.get("active_file", 0))
+    return max(min(available, int(limit.read_text()) - int(used.read_text()) + cached), 0)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether PyTorch ran out of memory, on whichever device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and (
-        "not enough memory" in str(error) or "can't allocate memory" in str(error) or "out of memory" in str(error)
-    )
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)

@@ -55,30 +55,29 @@ class Engine:
 
     Args:
         network: an ``nn.Module`` that keeps the ``Network`` protocol; it is copied, not changed.
-        device, dtype: where and in which precision it computes.
+        device: where it computes.
         tta: average the results of all eight flips and rotations (test-time augmentation).
         notify: told of every event.
     """
 
-    def __init__(
-        self, network: Network, *, device: torch.device, dtype: torch.dtype, tta: bool, notify: Notify
-    ) -> None:
+    def __init__(self, network: Network, *, device: torch.device, tta: bool, notify: Notify) -> None:
         self.network = network
         self.device = device
-        self.dtype = dtype
         self.turns = _TURNS if tta else _TURNS[:1]
         self.notify = notify
-        self._fast = self._placed(dtype)
-        self._safe: Network | None = None
+        self._placed: dict[torch.dtype, Network] = {}
 
-    def plan(self, height: int, width: int, budget: int, tile: int | Literal["auto", "whole"]) -> Plan:
-        """The plan for one pass over a picture of that size."""
+    def plan(
+        self, height: int, width: int, *, dtype: torch.dtype, budget: int, tile: int | Literal["auto", "whole"]
+    ) -> Plan:
+        """The plan for one pass over a picture of that size, computed in that precision."""
         return make_plan(
             self.network,
             height,
             width,
             budget=budget,
-            element=self.dtype.itemsize,
+            element=dtype.itemsize,
+            shared=self.device.type != "cuda",
             tile=tile,
             copies=_TTA_COPIES if len(self.turns) > 1 else 1,
         )
@@ -87,46 +86,52 @@ class Engine:
         """Multiplications of a pass by that plan, test-time augmentation included."""
         return plan.operations(self.network) * len(self.turns)
 
-    def run(self, rows: Rows, plan: Plan, *, skip_ones: bool = False) -> Rows:
+    def run(self, rows: Rows, plan: Plan, *, dtype: torch.dtype, skip_ones: bool = False) -> Rows:
         """The picture ``scale`` times as large, in 0..1.
 
         Args:
             rows: RGB, float32 in 0..1.
-            plan: made for this picture's size.
+            plan: made for this picture's size and this precision.
+            dtype: the precision to compute in.
             skip_ones: tiles whose every input is 1 give 1 without being computed (opaque alpha).
 
         Raises:
             UserError: values that are not finite in fp32 too, or no memory for the smallest tile.
         """
         scale = self.network.scale
-        bands = self._bands(rows, plan, skip_ones)
+        bands = self._bands(rows, plan, dtype, skip_ones)
         return Rows(rows.height * scale, rows.width * scale, 3, bands)
 
-    def _bands(self, rows: Rows, plan: Plan, skip_ones: bool) -> Iterator[FloatArray]:
+    def _bands(self, rows: Rows, plan: Plan, dtype: torch.dtype, skip_ones: bool) -> Iterator[FloatArray]:
         scale, top = self.network.scale, 0
         while top < rows.height:
-            band = self._row_or_nothing(rows, plan, top, skip_ones)
+            window = _window(rows, plan, top)
+            band = self._row_or_nothing(window, plan, top, dtype, skip_ones)
             if band is None:
-                plan = self._shrunk(plan)
+                plan = self._shrunk(plan, dtype)
                 continue
             bottom = min(top + plan.tile_height, rows.height)
             yield band[: (bottom - top) * scale, : rows.width * scale]
             top = bottom
 
-    def _row_or_nothing(self, rows: Rows, plan: Plan, top: int, skip_ones: bool) -> FloatArray | None:
+    def _row_or_nothing(
+        self, window: FloatArray, plan: Plan, top: int, dtype: torch.dtype, skip_ones: bool
+    ) -> FloatArray | None:
         """One row of tiles; None where memory ran out. On return nothing of a failed try is alive."""
         try:
-            return self._row(rows, plan, top, skip_ones)
+            return self._row(window, plan, top, dtype, skip_ones)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             return None
 
-    def _shrunk(self, plan: Plan) -> Plan:
+    def _shrunk(self, plan: Plan, dtype: torch.dtype) -> Plan:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+        elif self.device.type == "mps":
+            torch.mps.empty_cache()
         try:
-            smaller = self.plan(plan.height, plan.width, int(plan.memory * 0.6), "auto")
+            smaller = self.plan(plan.height, plan.width, dtype=dtype, budget=int(plan.memory * 0.6), tile="auto")
         except UserError:
             raise UserError(
                 f"out of memory on {self.device} with tiles of {plan.tile_width} x {plan.tile_height}; "
@@ -135,14 +140,9 @@ class Engine:
         self.notify(Shrunk(smaller))
         return smaller
 
-    def _row(self, rows: Rows, plan: Plan, top: int, skip_ones: bool) -> FloatArray:
+    def _row(self, window: FloatArray, plan: Plan, top: int, dtype: torch.dtype, skip_ones: bool) -> FloatArray:
         scale = self.network.scale
         boxes = plan.row(top)
-        outer_row = boxes[0].grown(plan.halo, plan.height, plan.width)
-        window = rows.window(outer_row.top, min(outer_row.bottom, rows.height))
-        padding = (outer_row.bottom - outer_row.top - len(window), plan.width - rows.width)
-        if any(padding):
-            window = np.pad(window, ((0, padding[0]), (0, padding[1]), (0, 0)), mode="edge")
         band = np.empty((boxes[0].height * scale, plan.width * scale if len(boxes) > 1 else 0, 3), np.float32)
         for box in boxes:
             outer = box.grown(plan.halo, plan.height, plan.width)
@@ -150,31 +150,32 @@ class Engine:
             if skip_ones and values.min() == 1:
                 tile = np.ones((box.height * scale, box.width * scale, 3), np.float32)
             else:
-                tile = self._tile(values, plan, box, outer)
+                tile = self._tile(values, plan, box, outer, dtype)
             if len(boxes) == 1:
                 return tile
             band[:, box.left * scale : box.right * scale] = tile
         return band
 
-    def _tile(self, values: FloatArray, plan: Plan, box: Box, outer: Box) -> FloatArray:
+    def _tile(self, values: FloatArray, plan: Plan, box: Box, outer: Box, dtype: torch.dtype) -> FloatArray:
         x = torch.from_numpy(np.array(values)).permute(2, 0, 1)[None]
-        tile = self._computed(self._fast, self.dtype, x, plan, box, outer)
-        if not np.isfinite(tile).all() and self.dtype != torch.float32:
+        tile = self._computed(dtype, x, plan, box, outer)
+        if not np.isfinite(tile).all() and dtype != torch.float32:
             self.notify(Redone(box))
-            self._safe = self._safe or self._placed(torch.float32)
-            tile = self._computed(self._safe, torch.float32, x, plan, box, outer)
+            tile = self._computed(torch.float32, x, plan, box, outer)
         if not np.isfinite(tile).all():
             raise UserError("the network gives values that are not finite numbers for this picture; use another model")
         return np.clip(tile, 0, 1, out=tile)
 
-    def _computed(
-        self, network: Network, dtype: torch.dtype, x: Tensor, plan: Plan, box: Box, outer: Box
-    ) -> FloatArray:
+    def _computed(self, dtype: torch.dtype, x: Tensor, plan: Plan, box: Box, outer: Box) -> FloatArray:
+        network = self._network_in(dtype)
+
         def result(turn: _Turn) -> Tensor:
             turned = _turn(x, turn).contiguous(memory_format=torch.channels_last)
             return _turn_back(_enlarged(network, turned, _turned_box(box, outer, turn), plan.head_rows), turn)
 
-        with torch.inference_mode(), _Counter(network, self.notify):
+        # On NVIDIA GPUs convolutions in fp32 have the precision of TF32, 11 bits, unless told otherwise.
+        full = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+        with torch.inference_mode(), full, _Counter(network, self.notify):
             x = x.to(self.device, dtype)
             total = result(self.turns[0])
             for turn in self.turns[1:]:
@@ -182,10 +183,12 @@ class Engine:
             total /= len(self.turns)
             return total.permute(1, 2, 0).cpu().numpy()
 
-    def _placed(self, dtype: torch.dtype) -> Network:
-        network: Any = copy.deepcopy(self.network)
-        placed: Network = network.to(self.device, dtype, memory_format=torch.channels_last).eval().requires_grad_(False)
-        return placed
+    def _network_in(self, dtype: torch.dtype) -> Network:
+        if dtype not in self._placed:
+            made: Any = copy.deepcopy(self.network)
+            made.to(self.device, dtype, memory_format=torch.channels_last).eval().requires_grad_(False)
+            self._placed[dtype] = made
+        return self._placed[dtype]
 
 
 class _Counter:
@@ -207,6 +210,14 @@ class _Counter:
     def _done(self, module: nn.Conv2d | nn.ConvTranspose2d, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         positions = inputs[0] if isinstance(module, nn.ConvTranspose2d) else output
         self.notify(Worked(positions.shape[-1] * positions.shape[-2] * module.weight.numel()))
+
+
+def _window(rows: Rows, plan: Plan, top: int) -> FloatArray:
+    """The input rows of the row of tiles at ``top``, padded to the plan's size."""
+    outer = plan.row(top)[0].grown(plan.halo, plan.height, plan.width)
+    window = rows.window(outer.top, min(outer.bottom, rows.height))
+    padding = (outer.height - len(window), plan.width - rows.width)
+    return np.pad(window, ((0, padding[0]), (0, padding[1]), (0, 0)), mode="edge") if any(padding) else window
 
 
 def _enlarged(network: Network, x: Tensor, core: Box, head_rows: int) -> Tensor:

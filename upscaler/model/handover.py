@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from queue import Empty, Full, Queue
 from threading import Event
+from typing import Any
 
 from upscaler.model.sources import Pixels
 
@@ -22,7 +23,7 @@ class Bands:
         self._queue: Queue[Pixels | None] = Queue(_QUEUED)
         self._no_more = Event()
 
-    def put(self, band: Pixels | None, written: Future[None]) -> None:
+    def put(self, band: Pixels | None, written: Future[Any]) -> None:
         """Hand a band on, None after the last one; raises what has ended the writing."""
         while not written.done():
             with suppress(Full):

@@ -79,7 +79,7 @@ class Plan:
     head_rows: int
     """Feature rows that the head turns into picture at once."""
     memory: int
-    """Predicted peak, in bytes, of everything this pass holds."""
+    """Predicted peak, in bytes, of everything this pass holds in the memory that its budget is of."""
 
     @property
     def whole(self) -> bool:
@@ -106,7 +106,9 @@ class Plan:
 
     def operations(self, network: Network) -> float:
         """Multiplications that this plan costs, recomputed halos included."""
-        trunk = sum(outer.area for _, outer in self.boxes())
+        columns, rows = self.row(0), [self.row(top)[0] for top in range(0, self.height, self.tile_height)]
+        widths = sum(box.grown(self.halo, self.height, self.width).width for box in columns)
+        trunk = widths * sum(box.grown(self.halo, self.height, self.width).height for box in rows)
         return float(
             (trunk * network.trunk_operations + self.height * self.width * network.head_operations)
             / network.unshuffle**2
@@ -133,6 +135,7 @@ def make_plan(
     element: int = 4,
     tile: int | Literal["auto", "whole"] = "auto",
     copies: int = 1,
+    shared: bool = True,
 ) -> Plan:
     """The cheapest way to cut a picture so that one pass stays within the budget.
 
@@ -144,6 +147,7 @@ def make_plan(
         tile: ``auto``; ``whole`` to run the trunk over everything whatever it takes; or the edge of
             square tiles in pixels.
         copies: of a tile's result that are alive together.
+        shared: the rows around the network lie in the same memory as its tensors; not so on a GPU.
 
     Raises:
         UserError: not even the smallest tile fits the budget.
@@ -154,7 +158,7 @@ def make_plan(
 
     def plan(tile_height: int, tile_width: int) -> Plan:
         rough = Plan(height, width, min(tile_height, height), min(tile_width, width), halo, 0, 0)
-        return _with_memory(rough, network, element, copies)
+        return _with_memory(rough, network, element, copies, shared)
 
     if tile == "whole":
         return plan(height, width)
@@ -166,7 +170,7 @@ def make_plan(
         return best
 
     fitting: list[tuple[float, Plan]] = []
-    for columns in range(1, ceil(width / _SMALLEST_TILE) + 1):
+    for columns in _column_counts(ceil(width / _SMALLEST_TILE)):
         tile_width = ceil(width / columns / unit) * unit
         low, high = 0, ceil(height / unit)
         while low < high:
@@ -179,8 +183,7 @@ def make_plan(
             continue
         rows = ceil(height / (low * unit))
         candidate = plan(ceil(height / rows / unit) * unit, tile_width)
-        waste = (1 + 2 * halo / candidate.tile_height) * (1 + 2 * halo / candidate.tile_width)
-        fitting.append((waste, candidate))
+        fitting.append((candidate.operations(network), candidate))
     if not fitting:
         least = plan(_SMALLEST_TILE, _SMALLEST_TILE).memory
         raise UserError(
@@ -190,7 +193,15 @@ def make_plan(
     return min(fitting, key=lambda pair: pair[0])[1]
 
 
-def _with_memory(plan: Plan, network: Network, element: int, copies: int) -> Plan:
+def _column_counts(most: int) -> Iterator[int]:
+    """Numbers of columns worth trying: each one up to 32, then ever fewer."""
+    columns = 1
+    while columns <= most:
+        yield columns
+        columns += max(columns // 32, 1)
+
+
+def _with_memory(plan: Plan, network: Network, element: int, copies: int, shared: bool) -> Plan:
     """The same plan with the head's bands chosen and its peak memory predicted."""
     unit, enlarged = network.unshuffle, network.scale**2 * network.channels
     outer = Box(0, plan.tile_height, 0, plan.tile_width).grown(plan.halo, plan.height, plan.width)
@@ -209,7 +220,7 @@ def _with_memory(plan: Plan, network: Network, element: int, copies: int) -> Pla
     result = 0 if plan.tile_width >= plan.width else plan.tile_height * plan.width * enlarged * 4
     # The band that is handed on is still read while the next one is made.
     handed_on = 0 if plan.tile_height >= plan.height else plan.tile_height * plan.width * enlarged * 4
-    memory = _OVERHEAD * (max(trunk, head + tile) + rows + result + handed_on)
+    memory = _OVERHEAD * (max(trunk, head + tile) + (rows + result + handed_on if shared else 0))
     return replace(plan, head_rows=head_rows, memory=int(memory))
 
 

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from upscaler.errors import UserError
-from upscaler.model.device import memory_budget
 from upscaler.model.sources import Pixels, Source
 from upscaler.model.tiles import megabytes
 from upscaler.model.upscaler import Size, Upscaler
@@ -82,7 +81,7 @@ def spread(
     estimate = upscaler.estimate(source, size)
     colours = source.channels - (source.channels in (2, 4))
     needed = estimate.height * estimate.width * (colours + 1) * 4
-    if needed > memory_budget(upscaler.device, upscaler.memory) - estimate.memory:
+    if needed > upscaler.spare_memory(estimate):
         raise UserError(
             f"the map of uncertainty needs {megabytes(needed)} beside the upscaling; use a smaller picture or scale"
         )

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 
 from upscaler.errors import UserError
 from upscaler.images.colour import MATCHED_ROWS, matched
 from upscaler.images.rows import Rows, band_rows, resized
-from upscaler.model.device import choose_device, choose_precision, memory_budget, return_freed_memory
+from upscaler.model.device import choose_device, choose_precision, memory_budget, resident_memory, return_freed_memory
 from upscaler.model.engine import Engine, Event
 from upscaler.model.network import Network
 from upscaler.model.sources import Pixels, PixelSource, Source, colours, opacity, quantised
-from upscaler.model.tiles import Plan
+from upscaler.model.tiles import Plan, megabytes
 
 AlphaUpsampler = Literal["network", "bicubic"]
 
@@ -41,8 +41,8 @@ class Size:
     height: int | None = None
 
     def __post_init__(self) -> None:
-        if self.scale is not None and not (math.isfinite(self.scale) and self.scale > 0):
-            raise UserError(f"a scale of {self.scale:g} is not possible; it must be a number above 0")
+        if self.scale is not None and not 0 < self.scale <= _LONGEST_SIDE:
+            raise UserError(f"a scale of {self.scale:g} is not possible; it must be above 0, at most {_LONGEST_SIDE}")
         for side in (self.width, self.height):
             if side is not None and not 0 < side <= _LONGEST_SIDE:
                 raise UserError(f"a side of {side} pixels is not possible; it must be 1 to {_LONGEST_SIDE}")
@@ -111,14 +111,16 @@ class Upscaler:
             raise UserError(f"this network works on pictures of {network.channels} channels; upscaling needs 3 (RGB)")
         self.network = network
         self.device = choose_device(device)
+        self.precision = precision
         self.dtype = choose_precision(precision, self.device)
         self.memory = memory
+        self._held = resident_memory()
         if memory is not None:
             return_freed_memory()
         self.tile: int | Literal["auto", "whole"] = tile
         self.colour_fix = colour_fix
         self.alpha = alpha
-        self.engine = Engine(network, device=self.device, dtype=self.dtype, tta=tta, notify=notify)
+        self.engine = Engine(network, device=self.device, tta=tta, notify=notify)
 
     def upscale(self, pixels: Pixels, size: Size = Size()) -> Pixels:
         """(H, W, C) uint8 or uint16 to the asked size, same channels and depth."""
@@ -135,29 +137,43 @@ class Upscaler:
         # Every pass is at work at the same time, and an alpha channel has passes of its own.
         streams = 2 if self._network_makes_alpha(source) else 1
         overhead = self._overhead(source, height, width, passes)
-        share = (memory_budget(self.device, self.memory) - overhead) // (passes * streams)
+        budget = memory_budget(self.device, self.memory, self._held)
+        share = (budget - overhead) // (passes * streams)
+        dtype = self._dtype_for(source)
         plans, rows, columns = [], source.height, source.width
         for _ in range(passes):
-            plans.append(self.engine.plan(rows, columns, share, self.tile))
+            plans.append(self.engine.plan(rows, columns, dtype=dtype, budget=share, tile=self.tile))
             rows, columns = rows * self.network.scale, columns * self.network.scale
+        memory = streams * sum(plan.memory for plan in plans) + overhead
+        if self.memory is not None and memory > budget:
+            raise UserError(
+                f"tiles of {self.tile} need {megabytes(memory)} beyond what is in use, and --memory leaves "
+                f"{megabytes(max(budget, 0))}; use --tile auto or raise --memory"
+            )
         return Estimate(
             height=height,
             width=width,
             passes=tuple(plans),
-            memory=streams * sum(plan.memory for plan in plans) + overhead,
+            memory=memory,
             operations=streams * sum(self.engine.operations(plan) for plan in plans),
             output_bytes=height * width * source.channels * source.depth // 8,
         )
 
+    def spare_memory(self, estimate: Estimate) -> int:
+        """Bytes of RAM that the budget leaves beside the upscaling of a picture."""
+        if self.device.type == "cuda":
+            return memory_budget(torch.device("cpu"), None, self._held)
+        return memory_budget(self.device, self.memory, self._held) - estimate.memory
+
     def seconds_per_operation(self) -> float:
         """How fast this device is with this network, measured on a small picture."""
         edge = _SAMPLE_EDGE * self.network.unshuffle
-        plan = self.engine.plan(edge, edge, memory_budget(self.device, None), "whole")
+        plan = self.engine.plan(edge, edge, dtype=self.dtype, budget=0, tile="whole")
         elapsed = []
         for _ in range(_SAMPLES):
             sample = Rows(edge, edge, 3, [np.full((edge, edge, 3), 0.5, np.float32)])
             start = time.perf_counter()
-            self.engine.run(sample, plan).window(0, edge * self.network.scale)
+            self.engine.run(sample, plan, dtype=self.dtype).window(0, edge * self.network.scale)
             elapsed.append(time.perf_counter() - start)
         return min(elapsed) / self.engine.operations(plan)
 
@@ -173,14 +189,15 @@ class Upscaler:
             UserError: the budget is too small, memory ran out, or the network gives no finite values.
         """
         estimate = estimate or self.estimate(source, size)
-        result = self._enlarged(colours(source), estimate)
+        dtype = self._dtype_for(source)
+        result = self._enlarged(colours(source), estimate, dtype)
         if self.colour_fix:
             result = matched(result, colours(source))
         alpha: Rows | None = None
         if source.channels in (2, 4):
             transparency = opacity(source)
             if self._network_makes_alpha(source):
-                alpha = self._enlarged(transparency, estimate, opaque=True)
+                alpha = self._enlarged(transparency, estimate, dtype, opaque=True)
             else:
                 alpha = resized(transparency, estimate.height, estimate.width)
         grey = source.channels < 3
@@ -193,9 +210,13 @@ class Upscaler:
                 channels.append(alpha.window(top, bottom).mean(axis=2, keepdims=True))
             yield quantised(np.concatenate(channels, axis=2), source.depth)
 
-    def _enlarged(self, rows: Rows, estimate: Estimate, *, opaque: bool = False) -> Rows:
+    def _dtype_for(self, source: Source) -> torch.dtype:
+        """Half precision has 11 bits, too few for pictures of 16; they get it only where it was asked for."""
+        return torch.float32 if source.depth == 16 and self.precision == "auto" else self.dtype
+
+    def _enlarged(self, rows: Rows, estimate: Estimate, dtype: torch.dtype, *, opaque: bool = False) -> Rows:
         for plan in estimate.passes:
-            rows = self.engine.run(rows, plan, skip_ones=opaque)
+            rows = self.engine.run(rows, plan, dtype=dtype, skip_ones=opaque)
         return resized(rows, estimate.height, estimate.width)
 
     def _passes(self, source: Source, height: int, width: int) -> int:
