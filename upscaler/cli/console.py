@@ -98,7 +98,11 @@ class Console:
             *amount,
             TimeRemainingColumn(),
         )
-        with RichProgress(*columns, console=RichConsole(file=sys.stderr), transient=True) as bar:
+        # What goes to a file must not be drawn on the terminal instead.
+        redirect = sys.stdout.isatty()
+        with RichProgress(
+            *columns, console=RichConsole(file=sys.stderr), transient=True, redirect_stdout=redirect
+        ) as bar:
             yield _BarProgress(bar, bar.add_task(description, total=total, rate=""), unit)
 
 

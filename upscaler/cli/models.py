@@ -13,7 +13,7 @@ from upscaler.errors import UserError
 from upscaler.model import catalogue
 from upscaler.model.catalogue import Entry, Found
 
-app = typer.Typer(help="The models: list them, look at one, fetch some.", no_args_is_help=True)
+app = typer.Typer(help="The models: list them, look at one, fetch some.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A model, the path of a file, or hf:REPO/FILE[@REVISION].")]
 Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Models, or hf:REPO/FILE[@REVISION].")]

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+_LARGEST_SCALE = 1_000_000
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
@@ -20,14 +21,25 @@ def parse_bytes(text: str) -> int:
 
 
 def parse_scale(text: str) -> float:
-    """A positive finite number."""
+    """A number above 0 that leads to a picture of a million pixels along an edge at most."""
     try:
         scale = float(text)
     except ValueError:
         scale = math.nan
-    if not (math.isfinite(scale) and scale > 0):
+    if not 0 < scale <= _LARGEST_SCALE:
         raise typer.BadParameter(f"{text!r} is no scale; it must be a number above 0, such as 2 or 1.5")
     return scale
+
+
+def parse_alpha(text: str) -> float:
+    """A finite number."""
+    try:
+        alpha = float(text)
+    except ValueError:
+        alpha = math.nan
+    if not math.isfinite(alpha):
+        raise typer.BadParameter(f"{text!r} is no alpha; it must be a number, normally 0 to 1")
+    return alpha
 
 
 def parse_tile(text: str) -> int | Literal["auto", "whole"]:

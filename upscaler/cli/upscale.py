@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from upscaler import __version__
 from upscaler.cli.console import Console
-from upscaler.cli.options import Debug, Device, Json, Seed, parse_bytes, parse_scale, parse_size, parse_tile
+from upscaler.cli.options import (
+    Debug,
+    Device,
+    Json,
+    Seed,
+    parse_alpha,
+    parse_bytes,
+    parse_scale,
+    parse_size,
+    parse_tile,
+)
+from upscaler.cli.sheets import check_comparison, check_sheets, write_comparison, write_uncertainty
 from upscaler.errors import UserError
 
 if TYPE_CHECKING:
-    from upscaler.cli.display import BatchDisplay
     from upscaler.images.jobs import Job
     from upscaler.model.upscaler import Size, Upscaler
 
@@ -56,7 +66,9 @@ def upscale(
     ] = None,
     alpha: Annotated[
         float | None,
-        typer.Option("--alpha", metavar="A", help="Blend the model (1) with its PSNR-oriented pair (0)."),
+        typer.Option(
+            "--alpha", parser=parse_alpha, metavar="A", help="Blend the model (1) with its PSNR-oriented pair (0)."
+        ),
     ] = None,
     device: Device = "auto",
     precision: Annotated[
@@ -132,8 +144,12 @@ def upscale(
     jobs = plan_jobs(inputs, output, SUFFIXES, format=format, recursive=recursive)
     if len(jobs) > 1 and (uncertainty or compare):
         raise typer.BadParameter("--uncertainty and --compare are for one picture")
-    for sheet in filter(None, (uncertainty, compare)):
-        _check_sheet(sheet, jobs[0])
+    existing: Literal["refuse", "overwrite", "skip"] = (
+        "overwrite" if overwrite or plan else "skip" if skip_existing else "refuse"
+    )
+    sheets = [sheet for sheet in (uncertainty, compare) if sheet]
+    if sheets:
+        check_sheets(sheets, jobs[0], overwrite=existing == "overwrite")
 
     from upscaler.cli.display import BatchDisplay
     from upscaler.cli.loading import load_model
@@ -142,7 +158,6 @@ def upscale(
     from upscaler.model.weights import build_network
 
     jobs = batch.share(jobs)
-    existing: batch.Existing = "overwrite" if overwrite or plan else "skip" if skip_existing else "refuse"
     batch.check_existing(jobs, existing)
 
     weights = load_model(console, model, alpha)
@@ -161,8 +176,11 @@ def upscale(
         notify=display.engine,
     )
     if plan:
-        _show_plans(console, upscaler, jobs, wanted, first_frame)
+        if not _show_plans(console, upscaler, jobs, wanted, first_frame):
+            raise typer.Exit(1)
         return
+    if compare and jobs:
+        check_comparison(upscaler, jobs[0], compare, wanted, first_frame)
 
     provenance = {
         "software": f"srup {__version__}",
@@ -175,6 +193,7 @@ def upscale(
         "tta": tta,
         "colour_fix": colour_fix,
         "alpha_upsampler": alpha_upsampler.value,
+        "format": format,
         "quality": quality,
     }
     settings = batch.Settings(
@@ -190,33 +209,31 @@ def upscale(
         display.progress = progress
         complete = batch.run(upscaler, jobs, settings, display.batch)
     display.summary()
-    if complete and compare:
-        _write_comparison(jobs[0], compare, first_frame)
+    if complete and compare and jobs:
+        write_comparison(jobs[0], compare, first_frame)
         console.result(f"before and after: {compare}")
-    if complete and uncertainty:
-        _write_uncertainty(console, display, upscaler, jobs[0], wanted, uncertainty, first_frame, seed)
+    if complete and uncertainty and jobs:
+        write_uncertainty(console, display, upscaler, jobs[0], wanted, uncertainty, first_frame, seed)
     if not complete:
         raise typer.Exit(1)
 
 
-def _check_sheet(path: Path, job: Job) -> None:
-    """Refuse a sheet that could not be written, or would replace the picture or its result, before any work."""
-    from upscaler.images.files import check_output
-
-    check_output(path, width=1, height=1, channels=3, depth=8)
-    if path.resolve() in (job.input.resolve(), job.output.resolve()):
-        raise UserError(f"{path} is the picture or its result; give the sheet a name of its own")
-
-
-def _show_plans(console: Console, upscaler: Upscaler, jobs: list[Job], size: Size, first_frame: bool) -> None:
+def _show_plans(console: Console, upscaler: Upscaler, jobs: list[Job], size: Size, first_frame: bool) -> bool:
+    """Show what each job will take; False if one of them cannot be done."""
     from upscaler.cli.display import duration
     from upscaler.images.files import open_picture
     from upscaler.model.tiles import megabytes
 
     speed = upscaler.seconds_per_operation()
+    complete = True
     for job in jobs:
-        picture = open_picture(job.input, first_frame=first_frame)
-        estimate = upscaler.estimate(picture, size)
+        try:
+            picture = open_picture(job.input, first_frame=first_frame)
+            estimate = upscaler.estimate(picture, size)
+        except UserError as error:
+            console.error(str(error), input=job.input)
+            complete = False
+            continue
         seconds = estimate.operations * speed
         console.event(
             "plan",
@@ -241,46 +258,4 @@ def _show_plans(console: Console, upscaler: Upscaler, jobs: list[Job], size: Siz
         console.result(f"  memory   {megabytes(estimate.memory)} on {upscaler.device}")
         console.result(f"  time     about {duration(seconds)}")
         console.result(f"  output   {megabytes(estimate.output_bytes)} before compression")
-
-
-def _write_comparison(job: Job, sheet: Path, first_frame: bool) -> None:
-    from upscaler.images.files import Metadata, Picture, open_picture, write_picture
-    from upscaler.images.resize import resize
-    from upscaler.images.sheets import as_rgb, before_after
-
-    after = as_rgb(open_picture(job.output).read().pixels)
-    before = as_rgb(open_picture(job.input, first_frame=first_frame).read().pixels)
-    height, width = after.shape[:2]
-    labels = (f"{job.input.name}, bicubic", f"{job.output.name}, srup")
-    write_picture(
-        sheet, Picture(before_after(resize(before, height, width), after, labels), Metadata(None, None, None, None))
-    )
-
-
-def _write_uncertainty(
-    console: Console,
-    display: BatchDisplay,
-    upscaler: Upscaler,
-    job: Job,
-    size: Size,
-    sheet: Path,
-    first_frame: bool,
-    seed: int,
-) -> None:
-    import numpy as np
-
-    from upscaler.images.files import Metadata, Picture, open_picture, write_picture
-    from upscaler.images.sheets import heat_map
-    from upscaler.model.uncertainty import SAMPLES, SIGMA, spread
-
-    picture = open_picture(job.input, first_frame=first_frame)
-    with console.progress("uncertainty", 1) as progress:
-        display.restart(progress, upscaler.estimate(picture, size), SAMPLES)
-        moved = spread(upscaler, picture, size, seed=seed) * 255
-    mean, most = float(moved.mean()), float(np.percentile(moved, 99))
-    write_picture(sheet, Picture(heat_map(moved, "levels of 255"), Metadata(None, None, None, None)))
-    console.event("uncertainty", file=sheet, sigma=SIGMA * 255, mean=mean, percentile99=most)
-    console.result(
-        f"uncertainty: {sheet}; under noise of {SIGMA * 255:g} levels of 255 the result moves by {mean:.2f} "
-        f"on average, by {most:.2f} or less at 99% of its pixels"
-    )
+    return complete

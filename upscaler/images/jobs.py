@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
+from typing import NoReturn
 
 from upscaler.errors import UserError
 
@@ -56,7 +59,7 @@ def plan_jobs(
     folder = Path(output or "upscaled")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; for several pictures -o names a folder")
-    found = {item.path.resolve(): item for name in inputs for item in _find(name, folder, suffixes, recursive)}
+    found = {item.path.absolute(): item for name in inputs for item in _find(name, folder, suffixes, recursive)}
     jobs = [
         Job(item.path, folder / _renamed(item.relative, suffixes, format))
         for item in sorted(found.values(), key=lambda item: item.path)
@@ -88,8 +91,7 @@ def _find(name: str, output: Path, suffixes: Mapping[str, str], recursive: bool)
         return
     if path.is_dir():
         inside = [_Found(file, file.relative_to(path)) for file in _pictures(path, suffixes, recursive)]
-        # Results of an earlier run are no input of the next one.
-        inside = [item for item in inside if not item.path.resolve().is_relative_to(output.resolve())]
+        inside = [item for item in inside if not _is_result(item.path, path, output)]
         if not inside:
             hint = "" if recursive else "; --recursive also looks into the folders inside it"
             raise UserError(f"there is no picture in the folder {name}{hint}")
@@ -100,16 +102,33 @@ def _find(name: str, output: Path, suffixes: Mapping[str, str], recursive: bool)
     matches = [Path(match) for match in glob(name, recursive=True)]  # noqa: PTH207 - Path.glob refuses absolute patterns
     if not matches:
         raise UserError(f"nothing matches {name}")
+    base = Path(*itertools.takewhile(lambda part: not has_magic(part), path.parts))
     for match in matches:
-        if match.is_file() and match.suffix.lower() in suffixes:
+        if match.is_file() and match.suffix.lower() in suffixes and not _is_result(match, base, output):
             yield _Found(match, Path(match.name))
 
 
+def _is_result(path: Path, searched: Path, output: Path) -> bool:
+    """Whether a picture lies in an output folder that lies in the folder searched: a result of an earlier run."""
+    below = output.resolve()
+    return (
+        below != searched.resolve()
+        and below.is_relative_to(searched.resolve())
+        and path.resolve().is_relative_to(below)
+    )
+
+
 def _pictures(folder: Path, suffixes: Mapping[str, str], recursive: bool) -> Iterable[Path]:
-    for file in folder.rglob("*") if recursive else folder.iterdir():
-        hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-        if not hidden and file.suffix.lower() in suffixes and file.is_file():
-            yield file
+    for root, folders, names in os.walk(folder, onerror=_raise):
+        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+        for name in names:
+            file = Path(root, name)
+            if not name.startswith(".") and file.suffix.lower() in suffixes and file.is_file():
+                yield file
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
 
 
 def _renamed(path: Path, suffixes: Mapping[str, str], format: str | None) -> Path:

@@ -8,8 +8,9 @@ cut into tiles, each computed with a halo of surrounding pixels that is thrown a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil
 from typing import Literal
 
@@ -160,6 +161,9 @@ def make_plan(
         rough = Plan(height, width, min(tile_height, height), min(tile_width, width), halo, 0, 0)
         return _with_memory(rough, network, element, copies, shared)
 
+    def fits(tile_width: int, tile_height: int) -> bool:
+        return plan(tile_height, tile_width).memory <= budget
+
     if tile == "whole":
         return plan(height, width)
     if tile != "auto":
@@ -172,16 +176,9 @@ def make_plan(
     fitting: list[tuple[float, Plan]] = []
     for columns in _column_counts(ceil(width / _SMALLEST_TILE)):
         tile_width = ceil(width / columns / unit) * unit
-        low, high = 0, ceil(height / unit)
-        while low < high:
-            middle = (low + high + 1) // 2
-            if plan(middle * unit, tile_width).memory <= budget:
-                low = middle
-            else:
-                high = middle - 1
-        if low * unit < min(_SMALLEST_TILE, height):
+        rows = _fewest_rows(height, unit, partial(fits, tile_width))
+        if rows is None:
             continue
-        rows = ceil(height / (low * unit))
         candidate = plan(ceil(height / rows / unit) * unit, tile_width)
         fitting.append((candidate.operations(network), candidate))
     if not fitting:
@@ -191,6 +188,17 @@ def make_plan(
             f"and {megabytes(max(budget, 0))} are left; raise --memory or use a smaller model"
         )
     return min(fitting, key=lambda pair: pair[0])[1]
+
+
+def _fewest_rows(height: int, unit: int, fits: Callable[[int], bool]) -> int | None:
+    """The smallest number of rows of tiles whose height fits; None where not even the smallest tile does."""
+    if fits(height):  # on its own: less than the whole height also holds the rows that are handed on
+        return 1
+    low, high = 0, ceil(height / unit)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle * unit) else (low, middle - 1)
+    return ceil(height / (low * unit)) if low * unit >= min(_SMALLEST_TILE, height) else None
 
 
 def _column_counts(most: int) -> Iterator[int]:
