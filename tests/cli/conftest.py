@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from upscaler.cli import console
 from upscaler.cli.main import run
 from upscaler.model.compact import Compact
 from upscaler.model.weights import save_weights
@@ -20,6 +21,12 @@ class Outcome:
 
 
 Srup = Callable[..., Outcome]
+
+
+@pytest.fixture(autouse=True)
+def calm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No lines of progress, however slow the machine is."""
+    monkeypatch.setattr(console, "_PLAIN_INTERVAL", 3600)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from upscaler.cli import console
 from upscaler.cli.console import Console
 
 
@@ -38,6 +39,7 @@ def test_progress_without_a_terminal_is_now_and_then_a_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
+    monkeypatch.setattr(console, "_PLAIN_INTERVAL", 10)
     monkeypatch.setattr(time, "monotonic", lambda: now)
     with Console().progress("fetching", 4_000_000, bytes_=True) as progress:
         for step in range(1, 5):

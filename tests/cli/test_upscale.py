@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from upscaler.images.files import Metadata, Picture, open_picture, read_provenance, write_picture
 from upscaler.model.upscaler import Upscaler
 
+PROGRAM = "from upscaler.cli.main import run; run()"
 EMPTY = Metadata(None, None, None, None)
 
 
@@ -289,6 +291,86 @@ def test_bad_input_has_one_line(srup: Any, arguments: tuple[str, ...], message: 
     assert files() == before
 
 
+def test_sheets_are_not_replaced_unasked(srup: Any, nearest: Path) -> None:
+    picture(Path("a.png"))
+    Path("sheet.png").write_text("precious")
+    for option in ("--compare", "--uncertainty"):
+        outcome = srup("upscale", "a.png", "-m", nearest, option, "sheet.png")
+        assert (outcome.code, outcome.err.count("\n")) == (1, 1)
+        assert "sheet.png exists; use --overwrite" in outcome.err
+    outcome = srup("upscale", "a.png", "-m", nearest, "--compare", "x.png", "--uncertainty", "./x.png")
+    assert "a name of its own" in outcome.err
+    outcome = srup("upscale", "a.png", "-o", "a.png", "-m", nearest, "--overwrite", "--compare", "sheet.png")
+    assert "need the picture as it was" in outcome.err
+    assert Path("sheet.png").read_text() == "precious"
+    assert files() == ["a.png", "sheet.png"]
+
+
+def test_a_comparison_that_does_not_fit_is_refused_before_work(srup: Any, nearest: Path) -> None:
+    picture(Path("a.png"), 400, 500)
+    outcome = srup("upscale", "a.png", "-m", nearest, "-s", "18", "--compare", "sheet.webp")
+    assert (outcome.code, outcome.err.count("\n")) == (1, 1)
+    assert "sheet.webp" in outcome.err
+    assert files() == ["a.png"]
+
+
+def test_a_plan_of_a_folder_passes_over_what_it_cannot_read(srup: Any, nearest: Path) -> None:
+    picture(Path("in/b.png"))
+    Path("in/a.png").write_text("no picture")
+    outcome = srup("upscale", "in", "-m", nearest, "--plan")
+    assert (outcome.code, outcome.err.count("\n")) == (1, 1)
+    assert "8 x 6 -> 32 x 24" in outcome.out
+
+
+def test_results_go_to_stdout_while_a_bar_is_on_the_terminal(nearest: Path) -> None:
+    picture(Path("in/a.png"))
+    leader, follower = pty.openpty()
+    command = [sys.executable, "-c", PROGRAM, "upscale", "in", "-m", str(nearest)]
+    with Path("log").open("w") as log:
+        subprocess.run(
+            [*command, "--json"], stdout=log, stderr=follower, check=True, env=os.environ | {"TERM": "xterm"}
+        )
+    os.close(follower)
+    os.close(leader)
+    assert [json.loads(line)["event"] for line in Path("log").read_text().splitlines()] == [
+        "started",
+        "finished",
+        "summary",
+    ]
+
+
+def test_names_that_cannot_be_printed_are_no_reason_to_stop(nearest: Path) -> None:
+    picture(Path("猫.png"))
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [
+        sys.executable,
+        "-c",
+        "from upscaler.cli.main import run; run()",
+        "upscale",
+        "猫.png",
+        "-m",
+        str(nearest),
+    ]
+    done = subprocess.run(command, capture_output=True, env=environment, check=True)
+    assert b"\\u732b.png -> " in done.stdout
+    assert files() == ["猫-upscaled.png", "猫.png"]
+
+
+def test_no_command_shows_the_help(srup: Any) -> None:
+    outcome = srup()
+    assert outcome.code == 0
+    assert "upscale" in outcome.out
+    assert outcome.out.count("\n") > 5
+    outcome = srup("upscale")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+
+
+def test_what_the_system_refuses_is_one_line(srup: Any) -> None:
+    outcome = srup("upscale", "x" * 300 + ".png")
+    assert (outcome.code, outcome.err.count("\n")) == (1, 1)
+    assert "unexpected" not in outcome.err
+
+
 def test_warnings_do_not_stop_the_work(srup: Any, nearest: Path) -> None:
     write_picture(Path("a.png"), Picture(np.zeros((4, 4, 3), np.uint16), EMPTY))
     outcome = srup("upscale", "a.png", "-o", "out.jpg", "-m", nearest)
@@ -320,7 +402,7 @@ def test_an_interruption_leaves_no_part_of_a_file(srup: Any, nearest: Path, monk
 def test_a_signal_leaves_no_part_of_a_file(nearest: Path, number: int, code: int, said: str) -> None:
     picture(Path("a.png"), 1500, 1500)
     process = subprocess.Popen(
-        [sys.executable, "-c", "from upscaler.cli.main import run; run()", "upscale", "a.png", "-o", "out.png",
+        [sys.executable, "-c", PROGRAM, "upscale", "a.png", "-o", "out.png",
          "-m", str(nearest), "--json", "-s", "16", "--tile", "64"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip

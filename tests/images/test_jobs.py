@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,32 @@ def test_earlier_results_are_no_input(folder: Path) -> None:
     (folder / "in/out/c.png").touch()
     jobs = plan_jobs(["in"], "in/out", SUFFIXES, recursive=True)
     assert [str(job.input) for job in jobs] == ["in/c.png", "in/deep/d.tif"]
+
+
+def test_an_output_above_the_input_is_no_earlier_result(folder: Path) -> None:
+    assert pairs(plan_jobs(["in"], ".", SUFFIXES)) == [("in/c.png", "c.png")]
+    assert pairs(plan_jobs(["*.png"], ".", SUFFIXES)) == [("a.png", "a.png")]
+    (folder / "upscaled").mkdir()
+    (folder / "upscaled/a.png").touch()
+    assert ["upscaled/a.png" in pair for pair in pairs(plan_jobs(["**/*.png"], None, SUFFIXES))] == [True, False]
+
+
+def test_two_names_of_one_file_are_two_pictures(folder: Path) -> None:
+    (folder / "z.png").symlink_to(folder / "a.png")
+    assert pairs(plan_jobs(["a.png", "z.png"], "out", SUFFIXES)) == [("a.png", "out/a.png"), ("z.png", "out/z.png")]
+
+
+def test_a_folder_that_cannot_be_read_is_not_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = os.scandir
+
+    def refused(path: str) -> object:
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(PermissionError, match="in/deep"):
+        plan_jobs([str(folder / "in")], "out", SUFFIXES, recursive=True)
 
 
 @pytest.mark.usefixtures("folder")

@@ -211,10 +211,8 @@ def resolve(name: str, *, progress: Progress | None = None) -> Found:
     entry = find(name)
     if entry is None:
         source = hub.parse(name)
-        target = source.cached
-        digest = hub.fetch(target, [source], progress=progress)
-        _record_of(target).write_text(f"{digest}\n")
-        return Found(target, None, "download", source.is_fixed, digest)
+        digest = hub.fetch(source.cached, [source], progress=progress)
+        return Found(source.cached, None, "download", source.is_fixed, digest)
     digest = hub.fetch(_cached(entry), entry.sources, sha256=entry.sha256, size=entry.bytes, progress=progress)
     return Found(_cached(entry), entry, "download", pinned=True, sha256=digest)
 
@@ -222,17 +220,15 @@ def resolve(name: str, *, progress: Progress | None = None) -> Found:
 def locate(name: str) -> Found | None:
     """Like ``resolve``, but None where a download is needed.
 
-    What lies in the cache is hashed again; a file that has changed there is removed.
+    What lies in the cache is hashed again; a file of the catalogue that has changed there is removed.
     """
     if entry := find(name):
         return _locate_entry(entry)
     if name.lower().startswith("hf:"):
         source = hub.parse(name)
-        target = source.cached
-        digest = _record_of(target).read_text().strip() if _record_of(target).exists() else None
-        if _is_intact(target, digest):
-            return Found(target, None, "cached", source.is_fixed, digest)
-        return None
+        if not source.cached.exists():
+            return None
+        return Found(source.cached, None, "cached", source.is_fixed, hub.digest_of(source.cached))
     path = Path(name)
     if path.is_file():
         return Found(path, None, "file", pinned=True, sha256=None)
@@ -291,11 +287,6 @@ def _is_intact(path: Path, sha256: str | None) -> bool:
     except OSError as error:
         raise UserError(f"cannot use the cached {path}: {error.strerror or error}") from error
     return False
-
-
-def _record_of(target: Path) -> Path:
-    """Where the digest of a download is written that nobody had pinned."""
-    return target.with_name(target.name + ".sha256")
 
 
 def _why_not(path: Path, name: str) -> str:

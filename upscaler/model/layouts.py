@@ -11,7 +11,7 @@ import inspect
 import json
 import re
 from collections.abc import Mapping
-from math import isfinite, isqrt
+from math import isqrt
 from typing import Any
 
 import torch
@@ -65,7 +65,9 @@ class _rename_oldest:  # noqa: N801 - a function with a memory
 
     def __init__(self, keys: Mapping[str, Tensor]) -> None:
         numbers = {int(match[1]) for match in map(_OLDEST_HEAD.match, keys) if match}
-        *enlarging, hr, last = sorted(numbers - {0}) or (0, 0)
+        if len(numbers - {0}) < 2:
+            raise ValueError("it has the oldest key layout, but not its last two convolutions")
+        *enlarging, hr, last = sorted(numbers - {0})
         self.names = {0: "conv_first", hr: "conv_hr", last: "conv_last"}
         self.names |= {number: f"conv_up{step}" for step, number in enumerate(enlarging, start=1)}
 
@@ -198,12 +200,12 @@ def _stated_settings(architecture: str, metadata: Mapping[str, str]) -> dict[str
                 raise ValueError(f"it has settings unknown to this version of srup: {_examples(unknown)}")
         else:
             stated = {name: known[name](metadata[name]) for name in known.keys() & metadata.keys()}
-    except (TypeError, json.JSONDecodeError) as error:
+    except (TypeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError("its metadata is damaged: settings is not a JSON object") from error
     for name, value in stated.items():
         whole_float = known[name] is float and type(value) is int
-        if (type(value) is not known[name] and not whole_float) or (known[name] is float and not isfinite(value)):
-            raise ValueError(f"its metadata gives {name} as {value!r}")
+        if (type(value) is not known[name] and not whole_float) or (known[name] is float and not abs(value) <= 1e6):
+            raise ValueError(f"its metadata gives {name} as {repr(value)[:40]}")
     return stated
 
 
