@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from upscaler.images.sheets import Picture, as_rgb, before_after, heat_map, most_detailed
+from upscaler.images.sheets import Picture, as_rgb, before_after, crops_sheet, heat_map, most_detailed
 
 RED, BLUE = (200, 30, 30), (30, 30, 200)
 
@@ -196,3 +196,27 @@ def test_a_map_of_nothing_is_a_map(values: NDArray[np.float64]) -> None:
 def test_a_top_that_is_not_above_0_is_refused(top: float) -> None:
     with pytest.raises(ValueError, match="must be above 0"):
         heat_map(np.ones((2, 2), np.float32), "levels", top)
+
+
+def test_crops_stand_in_rows_and_columns_under_their_labels() -> None:
+    green = (0, 200, 0)
+    sheet = crops_sheet(
+        [
+            [("one", plain(60, 80, RED)), ("a label that is much wider", plain(60, 80, BLUE))],
+            [("two", plain(50, 40, green)), ("", plain(50, 40, (200, 200, 0)))],
+        ]
+    )
+    red, blue, below, beside = (where(sheet, colour) for colour in (RED, BLUE, green, (200, 200, 0)))
+    assert (red[2] - red[0], red[3] - red[1]) == (60, 80)
+    assert (blue[0], blue[2], blue[1]) == (red[0], red[2], 88)
+    assert (below[0], below[1]) == (red[2] + red[0], 0)
+    assert (beside[0], beside[1]) == (below[0], 88)
+    assert sheet.shape[0] == below[2]
+    assert sheet.shape[1] > 88 + 80
+    assert sheet[: red[0], :80].max() > 200
+
+
+@pytest.mark.parametrize("rows", [[], [[("one", plain(9, 9, RED))], []]])
+def test_rows_that_are_no_sheet_are_refused(rows: list[list[tuple[str, Picture]]]) -> None:
+    with pytest.raises(ValueError, match=r"no crops|shorter"):
+        crops_sheet(rows)

@@ -5,24 +5,27 @@ from __future__ import annotations
 import signal
 import sys
 import traceback
+from io import TextIOWrapper
 from typing import Annotated, NoReturn
 
 import typer
 
 from upscaler import __version__
-from upscaler.cli import models, upscale
+from upscaler.cli import evaluate, models, prepare_data, upscale
 from upscaler.cli.console import Console
 from upscaler.errors import UserError
 
 app = typer.Typer(
     name="srup",
     help="Upscale pictures, and train the networks that do it.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(name="upscale", no_args_is_help=True)(upscale.upscale)
+app.command(name="upscale")(upscale.upscale)
+app.command(name="evaluate")(evaluate.evaluate)
+app.command(name="prepare-data")(prepare_data.prepare_data)
 app.add_typer(models.app, name="models")
 
 _INTERRUPTED = 130
@@ -38,11 +41,14 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 - typer acts on it through the callback
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and stop.")
     ] = False,
 ) -> None:
     """Upscale pictures, and train the networks that do it."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def run(arguments: list[str] | None = None) -> None:
@@ -52,6 +58,9 @@ def run(arguments: list[str] | None = None) -> None:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a name that the terminal cannot write is no reason to stop
+            stream.reconfigure(errors="backslashreplace")
     console = Console(json="--json" in arguments)
     try:
         try:
@@ -70,6 +79,10 @@ def run(arguments: list[str] | None = None) -> None:
         code = _INTERRUPTED
     except BrokenPipeError:
         sys.stdout = None
+        code = 1
+    except OSError as error:
+        named = f"{error.filename}: " if error.filename else ""
+        console.error(f"{named}{error.strerror or error}")
         code = 1
     except Exception as error:  # noqa: BLE001 - the last place; everything that comes here is a bug
         if "--debug" not in arguments:

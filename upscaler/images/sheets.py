@@ -1,7 +1,8 @@
-"""Sheets that show people what happened to a picture: before beside after, and maps of a quantity."""
+"""Sheets that show people what happened to a picture: before beside after, rows of crops, maps of a quantity."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil
 from typing import Any
 
@@ -84,6 +85,25 @@ def before_after(before: Picture, after: Picture, labels: tuple[str, str] = ("be
         detail = _labelled(picture[top:bottom, left:right], f"{label}, detail 1:1", font)
         columns.append(_stack([overview, detail]))
     return _side_by_side(columns)
+
+
+def crops_sheet(rows: Sequence[Sequence[tuple[str, Picture]]]) -> Picture:
+    """Crops under their labels, one row for each picture and one column for each way it was made.
+
+    Args:
+        rows: of equally many (label, (H, W, 3)) each; the crops of one row are equally high.
+
+    Returns:
+        The sheet, (H', W', 3).
+
+    Raises:
+        ValueError: no rows, or rows of different lengths.
+    """
+    if not rows:
+        raise ValueError("a sheet of no crops")
+    font = _font(max(max(crop.shape[:2]) for row in rows for _, crop in row))
+    columns = zip(*rows, strict=True)
+    return _side_by_side([_stack([_labelled(crop, label, font) for label, crop in column]) for column in columns])
 
 
 def heat_map(values: NDArray[np.float32], unit: str, top: float | None = None) -> Picture:

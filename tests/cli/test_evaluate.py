@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from upscaler.images.files import Metadata, Picture, open_picture, write_picture
+from upscaler.images.metrics import luma, psnr
+from upscaler.images.resize import resize
+from upscaler.model.compact import Compact
+from upscaler.model.upscaler import Upscaler
+from upscaler.model.weights import save_weights
+
+
+def write(path: str, pixels: Any) -> Any:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_picture(path, Picture(pixels, Metadata(None, None, None, None)))
+    return pixels
+
+
+def smooth(height: int, width: int, seed: int = 0) -> Any:
+    cells = np.random.default_rng(seed).integers(0, 256, (height // 4, width // 4, 3), np.uint8)
+    return resize(cells, height, width)
+
+
+@pytest.fixture(autouse=True)
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    return tmp_path
+
+
+@pytest.fixture
+def references() -> dict[str, Any]:
+    write("sr/a.png", smooth(196, 104))
+    return {name: write(f"hr/{name}.png", smooth(196, 104, seed)) for seed, name in enumerate("ab")}
+
+
+def lines(text: str) -> list[list[str]]:
+    return [line.split() for line in text.splitlines() if line.strip()]
+
+
+def test_bicubic_alone(srup: Any, references: dict[str, Any]) -> None:
+    outcome = srup("evaluate", "--references", "hr")
+    assert (outcome.code, outcome.err) == (0, "")
+    title, headings, _, row = lines(outcome.out)
+    assert " ".join(title) == "hr: mean of 2 pictures, x4, border 4"
+    assert headings == ["PSNR-Y", "SSIM-Y", "PSNR-RGB", "SSIM-RGB", "NIQE", "drift", "drift-LR", "s", "MB"]
+    made = [psnr(luma(resize(resize(p, 49, 26), 196, 104)), luma(p), 4) for p in references.values()]
+    assert row[:2] == ["bicubic", f"{np.mean(made):.2f}"]
+    assert row[5] == "-"
+    assert max(map(len, outcome.out.splitlines())) <= 80
+
+
+@pytest.mark.usefixtures("references")
+def test_models_and_pictures_in_one_table(srup: Any, nearest: Path) -> None:
+    Path("own.safetensors").write_bytes(nearest.read_bytes())
+    outcome = srup("evaluate", "hr", "--pictures", "mine=hr", "--references", "hr", "-m", "own.safetensors", "--each")
+    assert outcome.code == 0
+    rows = lines(outcome.out)
+    assert [row[0] for row in rows if row[0][0].isalpha()] == [
+        *("a.png", "PSNR-Y", "bicubic", "own.safetensors", "hr", "mine"),
+        *("b.png", "PSNR-Y", "bicubic", "own.safetensors", "hr", "mine"),
+        *("hr:", "PSNR-Y", "bicubic", "own.safetensors", "hr", "mine"),
+    ]
+    assert rows[-1][1:5] == ["∞", "1.0000", "∞", "1.0000"]
+    assert rows[-1][6] == "0.00"
+    assert rows[-1][-2:] == ["-", "-"]
+
+
+@pytest.mark.usefixtures("references")
+def test_every_form_of_file(srup: Any, nearest: Path) -> None:
+    outcome = srup(
+        "evaluate", "--references", "hr", "-m", nearest, "--pictures", "a|b=hr",
+        "-o", "scores.md", "-o", "scores.csv", "-o", "scores.JSON", "--sheet", "crops.png",
+    )  # fmt: skip
+    assert (outcome.code, outcome.err) == (0, "")
+    methods = ["bicubic", str(nearest), "a|b"]
+
+    markdown = Path("scores.md").read_text()
+    assert markdown.startswith("hr: mean of 2 pictures, x4, border 4\n\n| method | PSNR-Y |")
+    assert markdown.count("| a\\|b | ∞ | 1.0000 | ∞ | 1.0000 |") == 3
+
+    rows = list(csv.DictReader(Path("scores.csv").read_text().splitlines()))
+    assert [(row["picture"], row["method"]) for row in rows] == [
+        (picture, method) for picture in ("a.png", "b.png", "mean") for method in methods
+    ]
+    assert rows[2]["psnr_y"] == "inf"
+    assert rows[2]["niqe"] == rows[2]["seconds"] == ""
+    assert rows[2]["shift_g"] == "0"
+
+    scores = json.loads(Path("scores.JSON").read_text())
+    assert (scores["references"], scores["scale"], scores["border"]) == ("hr", 4, 4)
+    assert [row["method"] for row in scores["means"]] == methods
+    assert len(scores["pictures"]) == 6
+    assert scores["means"][2]["psnr_y"] is None
+    assert scores["means"][2]["shift"] == [0, 0, 0]
+    assert float(rows[6]["psnr_y"]) == pytest.approx(scores["means"][0]["psnr_y"], abs=1e-3)
+
+    sheet = open_picture("crops.png").read().pixels
+    assert sheet.shape[0] > 2 * 2 * 104
+    assert sheet.shape[1] > 5 * 2 * 104
+
+
+@pytest.mark.usefixtures("references")
+def test_json_alone_is_on_stdout(srup: Any) -> None:
+    outcome = srup("evaluate", "hr", "--references", "hr", "--json")
+    events = [json.loads(line, parse_constant=pytest.fail) for line in outcome.out.splitlines()]
+    assert [(event["event"], event.get("picture"), event["method"]) for event in events] == [
+        ("measured", "a.png", "bicubic"),
+        ("measured", "a.png", "hr"),
+        ("measured", "b.png", "bicubic"),
+        ("measured", "b.png", "hr"),
+        ("mean", None, "bicubic"),
+        ("mean", None, "hr"),
+    ]
+    assert events[-1]["pictures"] == 2
+    assert events[-1]["psnr_y"] is None
+    assert events[0]["psnr_y"] > 20
+    assert "bicubic" in outcome.err
+
+
+def test_given_small_pictures(srup: Any, nearest: Path) -> None:
+    pixels = write("hr/a.png", smooth(80, 64))
+    lr = write("lr/a_x2.png", smooth(40, 32, seed=1))
+    outcome = srup("evaluate", "--references", "hr", "--lr", "lr", "-s", 2, "--border", 0, "--json", "-m", nearest)
+    assert outcome.code == 0
+    bicubic = json.loads(outcome.out.splitlines()[0])
+    assert bicubic["psnr_y"] == pytest.approx(psnr(luma(resize(lr, 80, 64)), luma(pixels)), abs=1e-5)
+
+
+@pytest.mark.usefixtures("references")
+def test_what_cannot_be_measured_is_named_and_passed_over(srup: Any) -> None:
+    Path("hr/c.png").write_text("no picture")
+    for name in "ad":
+        write(f"sr/{name}.png", smooth(196, 104))
+    outcome = srup("evaluate", "sr", "--references", "hr", "-o", "scores.json")
+    assert outcome.code == 1
+    assert outcome.err.splitlines() == [
+        "warning: pictures that belong to no reference and are left out: 1, as sr/d.png",
+        "error: b.png has no partner in sr",
+        "error: cannot read hr/c.png: it is not a PNG, JPEG, WebP, TIFF, AVIF, BMP or GIF picture",
+        "1 measured, 2 passed over",
+    ]
+    assert len(json.loads(Path("scores.json").read_text())["pictures"]) == 2
+
+
+def test_nothing_that_can_be_measured(srup: Any) -> None:
+    Path("hr").mkdir()
+    Path("hr/c.png").write_text("no picture")
+    outcome = srup("evaluate", "--references", "hr", "-o", "scores.md", "--sheet", "crops.png")
+    assert (outcome.code, outcome.out, len(outcome.err.splitlines())) == (1, "", 2)
+    assert not Path("scores.md").exists()
+    assert not Path("crops.png").exists()
+
+
+@pytest.mark.usefixtures("references")
+def test_a_failure_on_the_way_is_told(srup: Any, nearest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from upscaler.errors import UserError
+
+    whole = Upscaler.upscale
+    calls = []
+
+    def upscale(self: Upscaler, *arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise UserError("memory ran out")
+        return whole(self, *arguments)
+
+    monkeypatch.setattr(Upscaler, "upscale", upscale)
+    outcome = srup("evaluate", "--references", "hr", "-m", nearest)
+    assert outcome.code == 1
+    assert outcome.err.splitlines() == ["error: memory ran out", "1 measured, 1 passed over"]
+    assert "mean of 1 picture," in outcome.out
+
+
+@pytest.mark.usefixtures("references")
+def test_models_of_two_scales(srup: Any, nearest: Path, tmp_path: Path) -> None:
+    network = Compact(features=2, convolutions=0, scale=2)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+    two = tmp_path / "two.safetensors"
+    save_weights(two, network.architecture, network.settings(), network.state_dict())
+    assert "x2, border 2" in srup("evaluate", "--references", "hr", "-m", two).out
+    outcome = srup("evaluate", "--references", "hr", "-m", two, "-m", nearest)
+    assert (outcome.code, outcome.err) == (1, "error: the models enlarge by 2 and 4; choose one with --scale\n")
+    assert srup("evaluate", "--references", "hr", "-m", two, "-m", nearest, "-s", 4).code == 0
+
+
+def test_a_folder_with_an_equals_sign_needs_no_label(srup: Any) -> None:
+    write("hr/a.png", smooth(40, 40))
+    write("k=3/a.png", smooth(40, 40))
+    outcome = srup("evaluate", "k=3", "best=k=3", "--references", "hr")
+    assert [row[0] for row in lines(outcome.out)[-2:]] == ["k=3", "best"]
+
+
+def test_a_blend_is_named_with_its_alpha(srup: Any) -> None:
+    write("hr/a.png", smooth(40, 40))
+    outcome = srup("evaluate", "-m", "photo", "--alpha", "0.5", "--references", "hr", "--json")
+    assert json.loads(outcome.out.splitlines()[-1])["method"] == "photo, alpha 0.5"
+
+
+@pytest.mark.usefixtures("references")
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("hr",), 2, "--references"),
+        (("--references", "none"), 1, "none is not there"),
+        (("none", "--references", "hr"), 1, "none is not there"),
+        (("hr", "./hr", "--references", "hr"), 2, "'hr' would name two rows"),
+        (("bicubic=hr", "--references", "hr"), 2, "'bicubic' would name two rows"),
+        (("-m", "photo", "-m", "photo", "--references", "hr"), 2, "'photo' would name two rows"),
+        (("-m", "none", "--references", "hr"), 1, "none"),
+        (("-m", "ultrasharp", "--alpha", "0.5", "--references", "hr"), 1, "no known PSNR-oriented pair"),
+        (("--references", "hr", "-o", "scores.txt"), 2, "must end in .md, .csv, .json"),
+        (("--references", "hr", "-o", "none/scores.md"), 1, "its folder does not exist"),
+        (("--references", "hr", "--sheet", "sheet.xyz"), 1, "sheet.xyz"),
+        (("--references", "hr", "--sheet", "hr/sheet.png"), 1, "among the pictures to measure"),
+        (("x=sr", "--references", "hr", "--sheet", "sr/a.png"), 1, "among the pictures to measure"),
+        (("--references", "hr", "--scale", "0"), 2, "--scale"),
+        (("--references", "hr", "--border", "-1"), 2, "--border"),
+        (("--references", "hr", "--device", "warp", "-m", "photo"), 1, "warp"),
+    ],
+)
+def test_errors_are_one_line(srup: Any, arguments: tuple[str, ...], code: int, message: str) -> None:
+    outcome = srup("evaluate", *arguments)
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (code, "", 1)
+    assert message in outcome.err
+
+
+def test_help_imports_no_torch() -> None:
+    program = (
+        "import sys; from upscaler.cli.main import run\ntry: run(['evaluate', '--help'])\nfinally: print(*sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert not {"torch", "numpy", "rich"} & set(shown.splitlines()[-1].split())

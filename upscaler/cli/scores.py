@@ -1,0 +1,164 @@
+"""The scores of an evaluation as a table on the terminal, Markdown, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from upscaler.errors import UserError
+from upscaler.model.evaluation import Scores, average
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_COLUMNS: tuple[tuple[str, Callable[[Scores], float | None], str], ...] = (
+    ("PSNR-Y", lambda scores: scores.psnr_y, ".2f"),
+    ("SSIM-Y", lambda scores: scores.ssim_y, ".4f"),
+    ("PSNR-RGB", lambda scores: scores.psnr_rgb, ".2f"),
+    ("SSIM-RGB", lambda scores: scores.ssim_rgb, ".4f"),
+    ("NIQE", lambda scores: scores.niqe, ".2f"),
+    ("drift", lambda scores: scores.drift, ".2f"),
+    ("drift-LR", lambda scores: scores.drift_lr, ".2f"),
+    ("s", lambda scores: scores.seconds, ".2f"),
+    ("MB", lambda scores: None if scores.memory is None else scores.memory / 1e6, ".0f"),
+)
+_HEADINGS = [heading for heading, _, _ in _COLUMNS]
+_MEAN = "mean"
+
+
+@dataclass
+class Report:
+    """What was measured so far: for each picture the scores of each method, in order."""
+
+    name: str
+    scale: int
+    border: int
+    pictures: dict[str, Mapping[str, Scores]] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """What was measured and how, in one line."""
+        count = "1 picture" if len(self.pictures) == 1 else f"{len(self.pictures)} pictures"
+        return f"{self.name}: mean of {count}, x{self.scale}, border {self.border}"
+
+    @property
+    def means(self) -> dict[str, Scores]:
+        """Each method's average over all pictures."""
+        methods = next(iter(self.pictures.values()), {})
+        return {method: average([scores[method] for scores in self.pictures.values()]) for method in methods}
+
+    @property
+    def rows(self) -> list[tuple[str, str, Scores]]:
+        """Picture, method and scores of everything measured."""
+        return [(picture, *row) for picture, methods in self.pictures.items() for row in methods.items()]
+
+
+def entry(scores: Scores) -> dict[str, Any]:
+    """Scores for JSON, which knows no infinity: the PSNR of equal pictures is null."""
+    return {name: _plain(value) for name, value in asdict(scores).items()}
+
+
+def table(title: str, methods: Mapping[str, Scores]) -> Table:
+    """A row for each method, for a terminal of 80 columns."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    drawn.add_column("", overflow="fold")
+    for heading in _HEADINGS:
+        drawn.add_column(heading, justify="right", no_wrap=True)
+    for method, scores in methods.items():
+        drawn.add_row(Text(method), *_cells(scores))
+    return drawn
+
+
+def write(path: Path, report: Report) -> None:
+    """All rows of all pictures and the means, in the form that the suffix of the file says, one of ``FORMS``.
+
+    Raises:
+        UserError: the file cannot be written. What was there before is then as it was.
+    """
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        with beside.open("w", encoding="utf-8", newline="") as file:
+            file.write(FORMS[path.suffix.lower()](report))
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _markdown(report: Report) -> str:
+    means = [[method, *_cells(scores)] for method, scores in report.means.items()]
+    pictures = [[picture, method, *_cells(scores)] for picture, method, scores in report.rows]
+    return f"{report.title}\n\n{_grid(['method'], means)}\n{_grid(['picture', 'method'], pictures)}"
+
+
+def _grid(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    head = [[*names, *_HEADINGS], [*("---" for _ in names), *("---:" for _ in _HEADINGS)]]
+    lines = (" | ".join(cell.replace("|", r"\|") for cell in row) for row in (*head, *rows))
+    return "".join(f"| {line} |\n" for line in lines)
+
+
+def _csv(report: Report) -> str:
+    means = [(_MEAN, method, scores) for method, scores in report.means.items()]
+    rows = [{"picture": name, "method": method, **_flat(scores)} for name, method, scores in report.rows + means]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _flat(scores: Scores) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in asdict(scores).items():
+        if isinstance(value, tuple):
+            flat |= {f"{name}_{channel}": part for channel, part in zip("rgb", value, strict=True)}
+        else:
+            flat[name] = value
+    return {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in flat.items()}
+
+
+def _json(report: Report) -> str:
+    content = {
+        "references": report.name,
+        "scale": report.scale,
+        "border": report.border,
+        "means": [{"method": method, **entry(scores)} for method, scores in report.means.items()],
+        "pictures": [{"picture": name, "method": method, **entry(scores)} for name, method, scores in report.rows],
+    }
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+FORMS: dict[str, Callable[[Report], str]] = {".md": _markdown, ".csv": _csv, ".json": _json}
+"""What makes the text of a file, by its suffix."""
+
+
+def _cells(scores: Scores) -> list[str]:
+    return [_cell(value(scores), form) for _, value, form in _COLUMNS]
+
+
+def _cell(value: float | None, form: str) -> str:
+    if value is None:
+        return "-"
+    return format(value, form) if isfinite(value) else "∞"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, float):
+        return round(value, 6) if isfinite(value) else None
+    return value

@@ -1,0 +1,161 @@
+"""Which low-resolution picture and which results belong to a reference picture, by their names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from upscaler.errors import UserError
+from upscaler.images.files import SUFFIXES, PictureFile, open_picture
+from upscaler.images.metrics import SSIM_WINDOW
+
+
+@dataclass(frozen=True)
+class Case:
+    """A reference and what belongs to it; all of it was looked at, nothing is read yet."""
+
+    reference: Path
+    height: int
+    """Of the reference cropped to a multiple of the scale."""
+    width: int
+    lr: Path | None
+    """None where it is to be made from the reference."""
+    results: Mapping[str, Path]
+    """By the names of their rows; as large as the reference, cropped or not."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A reference is passed over."""
+
+    reference: Path
+    message: str
+
+
+@dataclass(frozen=True)
+class Cases:
+    """What was found for a folder of references."""
+
+    cases: list[Case]
+    failures: list[Failed]
+    unused: list[Path]
+    """Pictures that belong to no reference."""
+
+
+def find_cases(
+    references: Path, *, scale: int, border: int, lr: Path | None = None, results: Mapping[str, Path] | None = None
+) -> Cases:
+    """Match folders of pictures by the stems of their names, and check all sizes.
+
+    A partner has the stem of its reference, or one that agrees with it when endings such as ``x4``,
+    ``_LR``, ``_SRF_4_HR``, ``_out`` or ``-upscaled`` are taken off both.
+
+    Args:
+        references: a folder of pictures.
+        scale: reference pixels per low-resolution pixel.
+        border: pixels at each edge that will not count.
+        lr: a folder of low-resolution pictures; None if they are to be made.
+        results: folders of results to measure, by the names of their rows.
+
+    Raises:
+        UserError: a folder that is not there or has no pictures, or one in which nothing matches.
+    """
+    named = _pictures(references)
+    folders = {name: _Folder(folder, scale) for name, folder in (results or {}).items()}
+    lr_folder = _Folder(lr, scale) if lr else None
+    everything = [*folders.values(), *([lr_folder] if lr_folder else [])]
+    for folder in everything:
+        if not any(folder.matches(reference) for reference in named):
+            raise UserError(f"no picture in {folder.path} is named like one in {references}")
+    cases, failures = [], []
+    for reference in named:
+        try:
+            cases.append(_case(reference, scale, border, lr_folder, folders))
+        except UserError as error:
+            failures.append(Failed(reference, str(error)))
+    unused = [file for folder in everything for file in folder.unused(named)]
+    return Cases(cases, failures, unused)
+
+
+class _Folder:
+    """The pictures of a folder and the references they belong to."""
+
+    def __init__(self, path: Path, scale: int) -> None:
+        self.path = path
+        self._ending = re.compile(rf"(?:[-_. ]?(?:x{scale}|SRF[-_]{scale}|LR|HR|GT|SR|out|upscaled))+$", re.IGNORECASE)
+        self._by_stem: dict[str, list[Path]] = {}
+        self._by_core: dict[str, list[Path]] = {}
+        for file in _pictures(path):
+            self._by_stem.setdefault(file.stem, []).append(file)
+            self._by_core.setdefault(self._core(file), []).append(file)
+
+    def matches(self, reference: Path) -> list[Path]:
+        """The files of the very same stem, else those of the same stem without endings."""
+        return self._by_stem.get(reference.stem) or self._by_core.get(self._core(reference), [])
+
+    def partner(self, reference: Path) -> Path:
+        """The one file that belongs to a reference."""
+        matches = self.matches(reference)
+        if not matches:
+            raise UserError(f"{reference.name} has no partner in {self.path}")
+        if len(matches) > 1:
+            raise UserError(f"{reference.name} could belong to {' or '.join(str(match) for match in matches)}")
+        return matches[0]
+
+    def unused(self, references: list[Path]) -> list[Path]:
+        """The files that belong to none of them."""
+        used = {match for reference in references for match in self.matches(reference)}
+        return [file for files in self._by_stem.values() for file in files if file not in used]
+
+    def _core(self, path: Path) -> str:
+        return self._ending.sub("", path.stem)
+
+
+def _pictures(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise UserError(f"{folder} is {'a file' if folder.exists() else 'not there'}; give a folder of pictures")
+    files = (file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
+    found = sorted(file for file in files if file.is_file())
+    if not found:
+        raise UserError(f"there is no picture in the folder {folder}")
+    return found
+
+
+def _case(reference: Path, scale: int, border: int, lr: _Folder | None, results: Mapping[str, _Folder]) -> Case:
+    picture = _opaque(reference)
+    height, width = picture.height // scale * scale, picture.width // scale * scale
+    if min(height, width) < SSIM_WINDOW + 2 * border:
+        raise UserError(
+            f"{reference}: {picture.width} x {picture.height} pixels are too few for x{scale} with a border of {border}"
+        )
+    case = Case(
+        reference,
+        height,
+        width,
+        lr.partner(reference) if lr else None,
+        {name: folder.partner(reference) for name, folder in results.items()},
+    )
+    small, full, whole = (width // scale, height // scale), (width, height), (picture.width, picture.height)
+    if case.lr:
+        _check_size(_opaque(case.lr), reference, {small})
+    for result in case.results.values():
+        _check_size(_opaque(result), reference, {full, whole})
+    return case
+
+
+def _opaque(path: Path) -> PictureFile:
+    picture = open_picture(path)
+    if picture.channels in (2, 4):
+        raise UserError(f"{path} has transparency, which cannot be measured; flatten it first")
+    return picture
+
+
+def _check_size(picture: PictureFile, reference: Path, sizes: set[tuple[int, int]]) -> None:
+    """Sizes are (width, height)."""
+    if (picture.width, picture.height) not in sizes:
+        wanted = " or ".join(f"{width} x {height}" for width, height in sorted(sizes))
+        raise UserError(
+            f"{picture.path} is {picture.width} x {picture.height} where {reference.name} asks for {wanted}"
+        )
