@@ -45,7 +45,7 @@ def test_progress_without_a_terminal_is_now_and_then_a_line(
         for step in range(1, 5):
             now += 6
             progress.update(1_000_000 * step)
-    assert capsys.readouterr().err == "fetching: 50%, 0.167 MB/s, 12 s left\n"
+    assert capsys.readouterr().err == "fetching: 50%, 0.167 MB/s, 12.0 s left\n"
 
 
 def test_progress_on_a_terminal_is_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

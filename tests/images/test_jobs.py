@@ -123,7 +123,10 @@ def test_gif_becomes_png(folder: Path) -> None:
         (["in/deep"], None, None, None),
         (["a.png"], "result", None, "result has no extension.*--format"),
         (["a.png"], "result.xyz", None, r"extension \.xyz"),
-        (["a.png", "b.JPG"], "a.png", None, "a.png is a file"),
+        (["a.png", "b.JPG"], "a.png", None, "a.png names a file"),
+        (["a.png", "b.JPG"], "notes.txt", None, "notes.txt is a file"),
+        (["a.png", "b.JPG"], "new.png", None, "new.png names a file"),
+        (["/dev/null"], None, None, "/dev/null is no file"),
         (["a.png"], None, "xcf", "format 'xcf' is unknown"),
     ],
 )
@@ -146,7 +149,7 @@ def test_an_empty_folder(folder: Path) -> None:
 
 def test_collisions_are_named_before_work(folder: Path) -> None:
     (folder / "a.jpg").touch()
-    with pytest.raises(UserError, match=r"several pictures would become one file: a\.jpg and a\.png -> .*a\.webp"):
+    with pytest.raises(UserError, match=r"several pictures would become one file: a\.jpg and a\.png -> out/a\.webp"):
         plan_jobs(["a.png", "a.jpg"], "out", SUFFIXES, format="webp")
 
 

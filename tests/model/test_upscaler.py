@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,12 @@ def test_bands_are_made_on_demand() -> None:
     assert sum(asked) < 300
 
 
+@pytest.mark.parametrize("pixels", [noise(4, 4), noise(4, 4, 5), noise(0, 4, 3), np.zeros((4, 4, 3), np.float32)])
+def test_arrays_that_are_no_pictures(pixels: Any) -> None:
+    with pytest.raises(ValueError, match="pixels must be"):
+        Upscaler(nearest(), device="cpu").upscale(pixels)
+
+
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
 def test_impossible_scales_are_refused(scale: float) -> None:
     with pytest.raises(UserError, match="scale"):
@@ -157,8 +164,12 @@ def test_a_result_that_is_too_large_is_refused() -> None:
 
 
 def test_a_budget_that_is_too_small_is_refused() -> None:
-    with pytest.raises(UserError, match="raise --memory"):
-        Upscaler(nearest(), device="cpu", memory=1_000_000).estimate(PixelSource(noise(10, 10, 3)))
+    source = PixelSource(noise(10, 10, 3))
+    with pytest.raises(UserError, match=r"needs --memory (\d+)MB or more") as caught:
+        Upscaler(nearest(), device="cpu", memory=1_000_000).estimate(source)
+    enough = (int(re.findall(r"(\d+)MB", str(caught.value))[0]) + 30) * 1_000_000
+    upscaler = Upscaler(nearest(), device="cpu", memory=enough)
+    assert upscaler.in_all(upscaler.estimate(source)) <= enough
 
 
 def test_grey_networks_are_refused() -> None:
@@ -207,7 +218,7 @@ def test_a_budget_is_kept_from_picture_to_picture() -> None:
 
 def test_tiles_that_do_not_fit_the_budget_are_refused() -> None:
     upscaler = Upscaler(nearest(), device="cpu", memory=10**9, tile="whole")
-    with pytest.raises(UserError, match=r"tiles of whole need .* use --tile auto"):
+    with pytest.raises(UserError, match=r"with --tile whole, this picture needs --memory .* or use --tile auto"):
         upscaler.estimate(PixelSource(noise(1, 1, 3).repeat(4000, 0).repeat(4000, 1)))
 
 

@@ -132,7 +132,16 @@ class _PlainProgress:
         left = elapsed * (self.total - done) / done
         rate = rate or f"{done / self.divisor / elapsed:.3g} {self.unit}/s"
         print(
-            f"{self.description}: {done / self.total:.0%}, {rate}, {left:.0f} s left",
+            f"{self.description}: {done / self.total:.0%}, {rate}, {duration(left)} left",
             file=sys.stderr,
             flush=True,
         )
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from upscaler.cli.console import Console, Progress
+from upscaler.cli.console import Console, Progress, duration
 from upscaler.model import batch, engine
 from upscaler.model.upscaler import Estimate
 
@@ -34,7 +34,7 @@ class BatchDisplay:
         """Show the work of upscaling one picture several times."""
         self.progress, self.pictures, self._begun, self.start = progress, 1, 1, time.monotonic()
         self._operations, self._wanted, self._megapixels_before = 0.0, estimate.operations * samples, 0.0
-        self._megapixels = samples * estimate.width * estimate.height / 1e6
+        self._megapixels, self._name = samples * estimate.width * estimate.height / 1e6, "uncertainty"
 
     def engine(self, event: engine.Event) -> None:
         """Something happened inside a picture."""
@@ -65,7 +65,7 @@ class BatchDisplay:
             self._wanted = event.estimate.operations
             self.console.event("started", input=name, output=event.job.output, memory=event.estimate.memory)
         elif isinstance(event, batch.Warned):
-            self.console.warning(f"{name}: {event.message}", input=name)
+            self.console.warning(event.message, input=name)
         elif isinstance(event, batch.Finished):
             self.finished += 1
             self.console.event(
@@ -103,12 +103,3 @@ class BatchDisplay:
         if now - self._told >= _JSON_INTERVAL:
             self._told = now
             self.console.event("progress", input=self._name, done=round(done, 4), total=self.pictures)
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

@@ -17,7 +17,7 @@ from upscaler.errors import UserError
 
 app = typer.Typer(
     name="srup",
-    help="Upscale pictures, and train the networks that do it.",
+    help="Upscale pictures, measure results, prepare training data.",
     invoke_without_command=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -46,7 +46,7 @@ def root(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and stop.")
     ] = False,
 ) -> None:
-    """Upscale pictures, and train the networks that do it."""
+    """Upscale pictures, measure results, prepare training data."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 

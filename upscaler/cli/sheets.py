@@ -53,6 +53,7 @@ def write_comparison(job: Job, sheet: Path, first_frame: bool) -> None:
     after = as_rgb(open_picture(job.output, trusted=True).read().pixels)
     before = as_rgb(open_picture(job.input, first_frame=first_frame).read().pixels)
     height, width = after.shape[:2]
+    sheet.parent.mkdir(parents=True, exist_ok=True)
     labels = (f"{job.input.name}, bicubic", f"{job.output.name}, srup")
     write_picture(
         sheet, Picture(before_after(resize(before, height, width), after, labels), Metadata(None, None, None, None))
@@ -79,6 +80,7 @@ def write_uncertainty(
     with console.progress("uncertainty", 1) as progress:
         display.restart(progress, upscaler.estimate(picture, size), SAMPLES)
         moved = spread(upscaler, picture, size, seed=seed) * 255
+    sheet.parent.mkdir(parents=True, exist_ok=True)
     mean, most = float(moved.mean()), float(np.percentile(moved, 99))
     write_picture(sheet, Picture(heat_map(moved, "levels of 255"), Metadata(None, None, None, None)))
     console.event("uncertainty", file=sheet, sigma=SIGMA * 255, mean=mean, percentile99=most)

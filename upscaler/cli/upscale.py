@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from upscaler import __version__
-from upscaler.cli.console import Console
+from upscaler.cli.console import Console, duration
 from upscaler.cli.options import (
     Debug,
     Device,
@@ -108,7 +108,7 @@ def upscale(
     keep_going: Annotated[
         bool | None,
         typer.Option(
-            "--keep-going/--stop-on-error", help="Pass over pictures that fail. The default for folders and globs."
+            "--keep-going/--stop-on-error", help="Pass over pictures that fail. The default for several pictures."
         ),
     ] = None,
     colour_fix: Annotated[
@@ -141,6 +141,11 @@ def upscale(
     from upscaler.images.files import SUFFIXES
     from upscaler.images.jobs import plan_jobs
 
+    if format is not None:
+        known = SUFFIXES.get(f".{format.lower().removeprefix('.')}")
+        if known is None:
+            raise typer.BadParameter(f"{format!r} is no format; use one of {', '.join(sorted(set(SUFFIXES.values())))}")
+        format = known
     jobs = plan_jobs(inputs, output, SUFFIXES, format=format, recursive=recursive)
     if len(jobs) > 1 and (uncertainty or compare):
         raise typer.BadParameter("--uncertainty and --compare are for one picture")
@@ -157,6 +162,7 @@ def upscale(
     from upscaler.model.upscaler import Size, Upscaler
     from upscaler.model.weights import build_network
 
+    several = len(jobs) > 1
     jobs = batch.share(jobs)
     batch.check_existing(jobs, existing)
 
@@ -200,7 +206,7 @@ def upscale(
         wanted,
         provenance,
         existing=existing,
-        keep_going=any(not Path(name).is_file() for name in inputs) if keep_going is None else keep_going,
+        keep_going=several if keep_going is None else keep_going,
         format=format,
         quality=quality,
         first_frame=first_frame,
@@ -214,13 +220,13 @@ def upscale(
         console.result(f"before and after: {compare}")
     if complete and uncertainty and jobs:
         write_uncertainty(console, display, upscaler, jobs[0], wanted, uncertainty, first_frame, seed)
+    batch.wait_for_ranks()
     if not complete:
         raise typer.Exit(1)
 
 
 def _show_plans(console: Console, upscaler: Upscaler, jobs: list[Job], size: Size, first_frame: bool) -> bool:
     """Show what each job will take; False if one of them cannot be done."""
-    from upscaler.cli.display import duration
     from upscaler.images.files import open_picture
     from upscaler.model.tiles import megabytes
 
@@ -242,7 +248,7 @@ def _show_plans(console: Console, upscaler: Upscaler, jobs: list[Job], size: Siz
             width=estimate.width,
             height=estimate.height,
             passes=[{"tiles": p.tiles, "tile": [p.tile_width, p.tile_height], "halo": p.halo} for p in estimate.passes],
-            memory=estimate.memory,
+            memory=upscaler.in_all(estimate),
             seconds=seconds,
             output_bytes=estimate.output_bytes,
         )
@@ -255,7 +261,7 @@ def _show_plans(console: Console, upscaler: Upscaler, jobs: list[Job], size: Siz
                 else f"{each.tiles} tiles of {each.tile_width} x {each.tile_height} with a halo of {each.halo}"
             )
             console.result(f"  pass {number}   {each.width} x {each.height}, {cut}")
-        console.result(f"  memory   {megabytes(estimate.memory)} on {upscaler.device}")
+        console.result(f"  memory   {megabytes(upscaler.in_all(estimate))} on {upscaler.device}")
         console.result(f"  time     about {duration(seconds)}")
         console.result(f"  output   {megabytes(estimate.output_bytes)} before compression")
     return complete

@@ -57,6 +57,8 @@ def plan_jobs(
     if len(inputs) == 1 and Path(inputs[0]).is_file():
         return [_single(Path(inputs[0]), output, suffixes, format)]
     folder = Path(output or "upscaled")
+    if output and folder.suffix.lower() in suffixes and not folder.is_dir() and not output.endswith(("/", "\\")):
+        raise UserError(f"{output} names a file; for several pictures -o names a folder")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; for several pictures -o names a folder")
     found = {item.path.absolute(): item for name in inputs for item in _find(name, folder, suffixes, recursive)}
@@ -98,7 +100,7 @@ def _find(name: str, output: Path, suffixes: Mapping[str, str], recursive: bool)
         yield from inside
         return
     if not has_magic(name):
-        raise UserError(f"{name} does not exist")
+        raise UserError(f"{name} is no file" if path.exists() else f"{name} does not exist")
     matches = [Path(match) for match in glob(name, recursive=True)]  # noqa: PTH207 - Path.glob refuses absolute patterns
     if not matches:
         raise UserError(f"nothing matches {name}")
@@ -145,13 +147,20 @@ def _renamed(path: Path, suffixes: Mapping[str, str], format: str | None) -> Pat
 def _refuse_collisions(jobs: list[Job]) -> None:
     if not jobs:
         raise UserError("there is no picture among the inputs")
-    makers: dict[Path, list[Path]] = {}
+    makers: dict[Path, list[Job]] = {}
     for job in jobs:
-        makers.setdefault(job.output.resolve(), []).append(job.input)
-    clashes = [f"{' and '.join(map(str, inputs))} -> {output}" for output, inputs in makers.items() if len(inputs) > 1]
+        makers.setdefault(job.output.resolve(), []).append(job)
+    clashes = [
+        f"{' and '.join(str(job.input) for job in made)} -> {made[0].output}"
+        for made in makers.values()
+        if len(made) > 1
+    ]
     if clashes:
         more = f" (and {len(clashes) - _SHOWN} more)" if len(clashes) > _SHOWN else ""
-        raise UserError(f"several pictures would become one file: {'; '.join(clashes[:_SHOWN])}{more}")
+        raise UserError(
+            f"several pictures would become one file: {'; '.join(clashes[:_SHOWN])}{more}; "
+            "rename one, or give them to runs of their own"
+        )
     inputs = {job.input.resolve() for job in jobs}
     for job in jobs:
         if job.output.resolve() in inputs and job.output.resolve() != job.input.resolve():

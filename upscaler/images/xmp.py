@@ -49,7 +49,9 @@ def updated(packet: bytes | None, width: int, height: int, provenance: dict[str,
     if provenance is not None:
         _add_provenance(document, provenance)
     # An XML declaration, which a whole document would begin with, has no place in a packet.
-    return "".join(node.toxml() for node in document.childNodes).encode()
+    text = "".join(node.toxml() for node in document.childNodes).replace("\ufeff", "")
+    # libvips puts it into a PNG's zTXt, which is Latin-1; plain ASCII is the same in every encoding.
+    return text.encode("ascii", "xmlcharrefreplace")
 
 
 def provenance_in(packet: bytes | None) -> dict[str, Any] | None:

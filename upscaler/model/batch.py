@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,7 @@ from upscaler.model.upscaler import Estimate, Size, Upscaler
 
 Existing = Literal["refuse", "overwrite", "skip"]
 
+_LONGEST_BATCH = timedelta(days=30)
 # A picture that is no larger than this when decoded is read ahead while the one before is computed.
 _READ_AHEAD_BYTES = 32 * 2**20
 
@@ -104,6 +106,20 @@ def share(jobs: Sequence[Job]) -> list[Job]:
     return list(jobs[rank::world])
 
 
+def wait_for_ranks() -> None:
+    """Return when every process that ``torchrun`` started is here; at once without it.
+
+    ``torchrun`` ends all processes as soon as one fails, so one that has met a bad picture must not end
+    before the others are done.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from torch import distributed
+
+        distributed.init_process_group("gloo", timeout=_LONGEST_BATCH)
+        distributed.barrier()
+        distributed.destroy_process_group()
+
+
 def check_existing(jobs: Sequence[Job], existing: Existing) -> None:
     """Refuse to begin where results would replace files and nobody has asked for that.
 
@@ -117,8 +133,8 @@ def check_existing(jobs: Sequence[Job], existing: Existing) -> None:
             raise UserError(f"{job.output} is the picture itself; use another -o, or --overwrite to replace it")
     there = [job.output for job in jobs if job.output.exists()]
     if there and existing == "refuse":
-        others = f" and {len(there) - 1} more" if len(there) > 1 else ""
-        raise UserError(f"{there[0]}{others} exists; use --overwrite, --skip-existing or another -o")
+        which = f"{there[0]} and {len(there) - 1} more exist" if len(there) > 1 else f"{there[0]} exists"
+        raise UserError(f"{which}; use --overwrite, --skip-existing or another -o")
 
 
 def run(upscaler: Upscaler, jobs: Sequence[Job], settings: Settings, notify: Callable[[Event], None]) -> bool:

@@ -15,7 +15,7 @@ from upscaler.errors import UserError
 from upscaler.images.rows import FloatArray, Rows
 from upscaler.model.device import is_out_of_memory
 from upscaler.model.network import Network
-from upscaler.model.tiles import Box, Plan, make_plan
+from upscaler.model.tiles import Box, NoPlanError, Plan, make_plan
 
 # Flips and transpositions of a square: none, left-right, up-down, both; each also transposed.
 _Turn = tuple[bool, bool, bool]
@@ -132,7 +132,7 @@ class Engine:
             torch.mps.empty_cache()
         try:
             smaller = self.plan(plan.height, plan.width, dtype=dtype, budget=int(plan.memory * 0.6), tile="auto")
-        except UserError:
+        except NoPlanError:
             raise UserError(
                 f"out of memory on {self.device} with tiles of {plan.tile_width} x {plan.tile_height}; "
                 "free some memory, or use a smaller model"

@@ -34,9 +34,19 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class PixelSource:
-    """A picture in memory as a source of bands."""
+    """A picture in memory as a source of bands.
+
+    Raises:
+        ValueError: an array of another shape or type than ``Pixels``.
+    """
 
     pixels: Pixels
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 3 or self.pixels.shape[2] not in (1, 2, 3, 4) or not self.pixels.size:
+            raise ValueError(f"pixels must be (height, width, 1 to 4 channels), not {self.pixels.shape}")
+        if self.pixels.dtype not in (np.uint8, np.uint16):
+            raise ValueError(f"pixels must be uint8 or uint16, not {self.pixels.dtype}")
 
     @property
     def height(self) -> int:

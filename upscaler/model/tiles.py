@@ -14,7 +14,6 @@ from functools import partial
 from math import ceil
 from typing import Literal
 
-from upscaler.errors import UserError
 from upscaler.model.network import Network
 
 # Halo, in feature pixels, beyond which no network's result moves by 1/255: measured, see docs/tiling.md.
@@ -24,6 +23,14 @@ _SMALLEST_TILE = 16
 _HEAD_BAND_BYTES = 256 * 2**20
 # Memory that allocators and convolution workspaces add to the tensors themselves, measured.
 _OVERHEAD = 1.15
+
+
+class NoPlanError(Exception):
+    """No plan keeps the budget; ``least`` is the smallest one that would do, in bytes."""
+
+    def __init__(self, least: int) -> None:
+        super().__init__(f"no plan takes less than {least} bytes")
+        self.least = least
 
 
 @dataclass(frozen=True)
@@ -151,7 +158,7 @@ def make_plan(
         shared: the rows around the network lie in the same memory as its tensors; not so on a GPU.
 
     Raises:
-        UserError: not even the smallest tile fits the budget.
+        NoPlanError: not even the smallest tile fits the budget.
     """
     unit = network.unshuffle
     height, width = ceil(height / unit) * unit, ceil(width / unit) * unit
@@ -182,11 +189,7 @@ def make_plan(
         candidate = plan(ceil(height / rows / unit) * unit, tile_width)
         fitting.append((candidate.operations(network), candidate))
     if not fitting:
-        least = plan(_SMALLEST_TILE, _SMALLEST_TILE).memory
-        raise UserError(
-            f"a picture of {width} x {height} needs at least {megabytes(least)} beyond what is in use, "
-            f"and {megabytes(max(budget, 0))} are left; raise --memory or use a smaller model"
-        )
+        raise NoPlanError(plan(_SMALLEST_TILE, _SMALLEST_TILE).memory)
     return min(fitting, key=lambda pair: pair[0])[1]
 
 

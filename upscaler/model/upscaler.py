@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import ceil
 from typing import Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ from upscaler.model.device import choose_device, choose_precision, memory_budget
 from upscaler.model.engine import Engine, Event
 from upscaler.model.network import Network
 from upscaler.model.sources import Pixels, PixelSource, Source, colours, opacity, quantised
-from upscaler.model.tiles import Plan, megabytes
+from upscaler.model.tiles import NoPlanError, Plan, megabytes
 
 AlphaUpsampler = Literal["network", "bicubic"]
 
@@ -142,14 +143,14 @@ class Upscaler:
         dtype = self._dtype_for(source)
         plans, rows, columns = [], source.height, source.width
         for _ in range(passes):
-            plans.append(self.engine.plan(rows, columns, dtype=dtype, budget=share, tile=self.tile))
+            try:
+                plans.append(self.engine.plan(rows, columns, dtype=dtype, budget=share, tile=self.tile))
+            except NoPlanError as error:
+                raise UserError(self._too_little(error.least * passes * streams + overhead, budget)) from None
             rows, columns = rows * self.network.scale, columns * self.network.scale
         memory = streams * sum(plan.memory for plan in plans) + overhead
         if self.memory is not None and memory > budget:
-            raise UserError(
-                f"tiles of {self.tile} need {megabytes(memory)} beyond what is in use, and --memory leaves "
-                f"{megabytes(max(budget, 0))}; use --tile auto or raise --memory"
-            )
+            raise UserError(f"with --tile {self.tile}, {self._too_little(memory, budget)}, or use --tile auto")
         return Estimate(
             height=height,
             width=width,
@@ -218,6 +219,17 @@ class Upscaler:
         for plan in estimate.passes:
             rows = self.engine.run(rows, plan, dtype=dtype, skip_ones=opaque)
         return resized(rows, estimate.height, estimate.width)
+
+    def _too_little(self, needed: int, budget: int) -> str:
+        if self.memory is None:
+            free = megabytes(max(budget, 0))
+            return f"this picture needs {megabytes(needed)}, and {free} are to be had; use a smaller model"
+        return f"this picture needs --memory {ceil((needed + self.memory - budget) / 1e6)}MB or more"
+
+    def in_all(self, estimate: Estimate) -> int:
+        """Predicted peak, in bytes, of all that this process will hold: of RAM, or of a GPU's memory."""
+        before = torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else self._held
+        return before + estimate.memory
 
     def _passes(self, source: Source, height: int, width: int) -> int:
         """Passes of the network until the picture is at least as large as asked; one at least."""
