@@ -5,15 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from upscaler.errors import UserError
 from upscaler.model.evaluation import Scores, average
+from upscaler.saving import whole_file
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -86,17 +85,8 @@ def write(path: Path, report: Report) -> None:
     Raises:
         UserError: the file cannot be written. What was there before is then as it was.
     """
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        with beside.open("w", encoding="utf-8", newline="") as file:
-            file.write(FORMS[path.suffix.lower()](report))
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        file.write(FORMS[path.suffix.lower()](report).encode())
 
 
 def _markdown(report: Report) -> str:

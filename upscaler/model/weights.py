@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import pickle
 import pickletools
 import warnings
@@ -25,6 +24,7 @@ from upscaler.errors import UserError
 from upscaler.model import layouts, ncnn
 from upscaler.model.compact import Compact
 from upscaler.model.rrdbnet import RRDBNet
+from upscaler.saving import whole_file
 
 # Where a checkpoint keeps its weights, the ones to prefer first: an average before what was averaged.
 _WRAPPERS = ("params_ema", "params", "state_dict", "model")
@@ -107,10 +107,8 @@ def save_weights(
     }
     plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     data = _sort_header(save(plain, metadata=described))
-    try:
-        _write(Path(path), data)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    with whole_file(Path(path)) as file:
+        file.write(data)
     return hashlib.sha256(data).hexdigest()
 
 
@@ -265,16 +263,3 @@ def _sort_header(data: bytes) -> bytes:
     header = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header + data[8 + length :]
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -7,8 +7,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from upscaler.saving import explained
 from upscaler.training.inspection import Inspection, Source
-from upscaler.training.shards import write_file, writing
+from upscaler.training.shards import write_file
 
 JOURNAL = ".inspected.jsonl"
 
@@ -41,14 +42,14 @@ class Journal:
         write_file(path, ["".join(f"{line}\n" for line in kept).encode()])
 
     def __enter__(self) -> Self:
-        with writing(self._path):
+        with explained(self._path):
             self._file = self._path.open("a", encoding="utf-8")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with writing(self._path):
+        with explained(self._path):
             self._file.close()
 
     def find(self, source: Source) -> Inspection | None:
@@ -62,7 +63,7 @@ class Journal:
             UserError: it cannot be written.
         """
         self._remember(inspection)
-        with writing(self._path):
+        with explained(self._path):
             self._file.write(_line(inspection) + "\n")
             self._file.flush()
 

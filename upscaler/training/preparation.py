@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from upscaler.errors import UserError
+from upscaler.saving import explained
 from upscaler.training.building import Piece, Storage, ahead, build
 from upscaler.training.fingerprints import SMALLEST, Benchmarks, Luma, luma
 from upscaler.training.inspection import FAILURES, Inspection, Rules, Source, inspect, read_rgb
 from upscaler.training.journal import JOURNAL, Journal
 from upscaler.training.samples import write_samples
 from upscaler.training.selection import validation_split
-from upscaler.training.shards import FORMAT, MANIFEST, Pictures, PreparedSet, digest_of, write_manifest, writing
+from upscaler.training.shards import FORMAT, MANIFEST, Pictures, PreparedSet, digest_of, write_manifest
 from upscaler.training.verdicts import decided, entry, statistics
 
 SAMPLES = "samples.png"
@@ -116,7 +117,7 @@ def prepare(
 
     _check_folder(folder)
     lock = FileLock(folder / ".lock", timeout=0)
-    with writing(folder):
+    with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire()

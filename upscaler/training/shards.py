@@ -6,12 +6,9 @@ A set is a folder with ``manifest.json`` and the shards it names. In a shard eac
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from upscaler.errors import UserError
+from upscaler.saving import whole_file
 
 Picture = NDArray[np.uint8]
 """(H, W, 3)."""
@@ -51,16 +49,6 @@ def default_data_folder(name: str = "train") -> Path:
     return user_data_path("srup", appauthor=False) / "data" / name
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Failures of the system become one line about the file."""
-    try:
-        yield
-    except OSError as error:
-        advice = "; make room or choose another place" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        raise UserError(f"cannot write {path}: {error.strerror or error}{advice}") from error
-
-
 def digest_of(path: Path, expect: Callable[[int], None] | None = None) -> str:
     """The SHA-256 of a file, hexadecimal; ``expect`` is told of the bytes as they are read.
 
@@ -85,19 +73,11 @@ def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> tuple[int, st
     Raises:
         UserError: it cannot be written, for example for want of space.
     """
-    part = path.with_name(f".{path.name}.part")
     digest, size = hashlib.sha256(), 0
-    try:
-        with writing(path):
-            with part.open("wb") as file:
-                for data in parts:
-                    size += file.write(data)
-                    digest.update(data)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        for data in parts:
+            size += file.write(data)
+            digest.update(data)
     return size, digest.hexdigest()
 
 
