@@ -79,12 +79,17 @@ def find_cases(
     return Cases(cases, failures, unused)
 
 
+def core_of(stem: str, scale: int) -> str:
+    """A name without the endings that tell LR, HR and results of that scale apart."""
+    return re.sub(rf"(?:[-_. ]?(?:x{scale}|SRF[-_]{scale}|LR|HR|GT|SR|out|upscaled))+$", "", stem, flags=re.IGNORECASE)
+
+
 class _Folder:
     """The pictures of a folder and the references they belong to."""
 
     def __init__(self, path: Path, scale: int) -> None:
         self.path = path
-        self._ending = re.compile(rf"(?:[-_. ]?(?:x{scale}|SRF[-_]{scale}|LR|HR|GT|SR|out|upscaled))+$", re.IGNORECASE)
+        self._scale = scale
         self._by_stem: dict[str, list[Path]] = {}
         self._by_core: dict[str, list[Path]] = {}
         for file in _pictures(path):
@@ -110,7 +115,7 @@ class _Folder:
         return [file for files in self._by_stem.values() for file in files if file not in used]
 
     def _core(self, path: Path) -> str:
-        return self._ending.sub("", path.stem)
+        return core_of(path.stem, self._scale)
 
 
 def _pictures(folder: Path) -> list[Path]:

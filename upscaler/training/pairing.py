@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
+from upscaler.images.partners import core_of
 from upscaler.images.resize import resize
 from upscaler.training.fingerprints import Luma, correlation, details, overlap
 
@@ -35,7 +35,7 @@ class Partners:
     """
 
     def __init__(self, names: Iterable[str], scale: int) -> None:
-        self._ending = re.compile(rf"(?:[-_. ]?(?:x{scale}|SRF[-_]{scale}|LR|HR|GT))+$", re.IGNORECASE)
+        self._scale = scale
         self._known: dict[str, list[str]] = {}
         for name in names:
             for key in self._keys(name):
@@ -48,7 +48,7 @@ class Partners:
     def _keys(self, name: str) -> list[str]:
         """What a name can be known by, the surest first; each begins with its kind."""
         bare = PurePosixPath(name).with_suffix("")
-        core = self._ending.sub("", bare.name)
+        core = core_of(bare.name, self._scale)
         return [f"path {bare}", f"path core {bare.parent / core}", f"stem {bare.name}", f"stem core {core}"]
 
 
