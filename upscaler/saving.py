@@ -6,7 +6,7 @@ import errno
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,7 +22,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         UserError: it cannot be written, for example for want of space.
     """
-    part = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
+    part = path.with_name(f".srup-{secrets.token_hex(8)}.part")
     try:
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
                 os.fsync(file.fileno())
             part.replace(path)
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # what has failed before is what counts
+            part.unlink(missing_ok=True)
 
 
 @contextmanager

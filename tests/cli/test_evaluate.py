@@ -242,3 +242,15 @@ def test_help_imports_no_torch() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert not {"torch", "numpy", "rich"} & set(shown.splitlines()[-1].split())
+
+
+@pytest.mark.usefixtures("references")
+def test_nothing_is_replaced_unasked(srup: Any) -> None:
+    for name, option in (("scores.md", "-o"), ("sheet.png", "--sheet")):
+        Path(name).write_text("precious")
+        outcome = srup("evaluate", "--references", "hr", option, name)
+        assert (outcome.code, outcome.err.count("\n")) == (1, 1)
+        assert f"{name} exists; use --overwrite" in outcome.err
+        assert Path(name).read_text() == "precious"
+        assert srup("evaluate", "--references", "hr", option, name, "--overwrite").code == 0
+        assert Path(name).read_bytes()[:8] != b"precious"

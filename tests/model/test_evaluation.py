@@ -96,15 +96,15 @@ def test_a_tint_is_a_drift() -> None:
     assert scores.shift_lr == pytest.approx((0, 3, 0), abs=0.3)
 
 
-def test_grey_is_measured_as_it_is_and_beside_colour_as_rgb() -> None:
+def test_grey_is_measured_as_it_is_and_beside_a_coloured_reference_as_rgb() -> None:
     reference, result = random_pixels(32, 32, 1), random_pixels(32, 32, 1, seed=1)
     lr = resize(reference, 8, 8)
     scores = measure(result, reference, lr, 4)
     assert scores.psnr_y == scores.psnr_rgb == psnr(result, reference, 4)
     assert len(scores.shift) == len(scores.shift_lr) == 3
-    colour = result.repeat(3, axis=2)
-    mixed = measure(colour, reference, lr, 4)
-    assert mixed.psnr_y == psnr(luma(colour), luma(reference.repeat(3, axis=2)), 4)
+    colour = reference.repeat(3, axis=2)
+    mixed = measure(result, colour, lr, 4)
+    assert mixed.psnr_y == psnr(luma(result.repeat(3, axis=2)), luma(colour), 4)
     assert mixed.ssim_rgb == ssim(result, reference, 4) == scores.ssim_rgb
 
 
@@ -139,3 +139,15 @@ def test_the_average_of_what_there_is() -> None:
     assert average([one, two]) == Scores(25, 0.5, inf, 0.375, 6.0, 3, 2, (-1.0, 0.0, 0.0), (2.0, 0.0, 0.0), 2.0, 500)
     nothing = average([replace(one, seconds=None, memory=None)])
     assert (nothing.niqe, nothing.seconds, nothing.memory) == (None, None, None)
+
+
+def test_grey_saved_as_rgb_scores_the_same() -> None:
+    random = np.random.default_rng(0)
+    reference = random.integers(0, 256, (40, 40, 1), np.uint8)
+    result = np.clip(reference + random.integers(-9, 10, reference.shape), 0, 255).astype(np.uint8)
+    lr = reference[::4, ::4]
+    grey = measure(result, reference, lr, 4)
+    assert measure(np.repeat(result, 3, axis=2), reference, lr, 4) == grey
+    tinted = np.repeat(result, 3, axis=2)
+    tinted[..., 0] ^= 1
+    assert measure(tinted, reference, lr, 4).psnr_y == pytest.approx(grey.psnr_y, abs=0.3)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -464,3 +465,11 @@ def test_the_manifest_is_plain_json(photos: Path, tmp_path: Path) -> None:
     text = (tmp_path / "set/manifest.json").read_text()
     manifest = json.loads(text)
     assert set(manifest) == {"format", "identity", "settings", "benchmarks", "statistics", "sources", "shards"}
+
+
+def test_names_that_are_no_text_can_stand_in_a_manifest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    name = os.fsdecode(b"bad\xff.png")
+    monkeypatch.setattr(Path, "is_dir", lambda path: path == tmp_path)
+    monkeypatch.setattr(Path, "rglob", lambda path, _: [path / name])
+    monkeypatch.setattr(Path, "is_file", lambda _: True)
+    assert [source.name for source in find_sources([str(tmp_path)])] == ["bad\\udcff.png"]

@@ -85,6 +85,7 @@ def evaluate(
         Path | None,
         typer.Option("--sheet", metavar="FILE", help="Write a picture of the most detailed spot of each, by all ways."),
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
     json: Json = False,
     debug: Debug = False,  # noqa: ARG001 - read where errors are shown
 ) -> None:
@@ -99,6 +100,7 @@ def evaluate(
 
     for path in output or ():
         _check_output(path)
+        _check_free(path, overwrite)
     display = _Display(console)
     models = _load(console, display, model or [], alpha, device, precision, memory)
     scale = scale or _common_scale(models)
@@ -107,6 +109,7 @@ def evaluate(
     cases = find_cases(references, scale=scale, border=border, lr=lr, results=results)
     if sheet:
         _check_sheet(sheet, cases.cases, [references, *([lr] if lr else []), *results.values()])
+        _check_free(sheet, overwrite)
     if cases.unused:
         console.warning(
             f"pictures that belong to no reference and are left out: {len(cases.unused)}, as {cases.unused[0]}"
@@ -240,6 +243,11 @@ def _check_output(path: Path) -> None:
         raise typer.BadParameter(f"{path} is no file of scores; its name must end in {', '.join(FORMS)}")
     if path.is_dir() or not path.resolve().parent.is_dir():
         raise UserError(f"cannot write {path}: {'it is a folder' if path.is_dir() else 'its folder does not exist'}")
+
+
+def _check_free(path: Path, overwrite: bool) -> None:
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists; use --overwrite or another name")
 
 
 def _check_sheet(path: Path, cases: list[Case], folders: list[Path]) -> None:

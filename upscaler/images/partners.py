@@ -81,7 +81,8 @@ def find_cases(
 
 def core_of(stem: str, scale: int) -> str:
     """A name without the endings that tell LR, HR and results of that scale apart."""
-    return re.sub(rf"(?:[-_. ]?(?:x{scale}|SRF[-_]{scale}|LR|HR|GT|SR|out|upscaled))+$", "", stem, flags=re.IGNORECASE)
+    endings = rf"(?:[-_. ]?x{scale}|[-_. ](?:SRF[-_]{scale}|LR|HR|GT|SR|out|upscaled))+$"
+    return re.sub(endings, "", stem, flags=re.IGNORECASE) or stem
 
 
 class _Folder:

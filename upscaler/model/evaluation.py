@@ -111,15 +111,15 @@ def measure(result: Pixels, reference: Pixels, lr: Pixels, border: int) -> Score
     """The scores of one result.
 
     Args:
-        result, reference: (H, W, C) uint8 or uint16, C 1 or 3; the types need not agree.
+        result, reference: (H, W, C) uint8 or uint16, C 1 or 3; the types need not agree. The reference
+            decides whether grey or colour is measured, so grey saved as RGB scores the same.
         lr: (h, w, C), what the result was made from.
         border: pixels at each edge that do not count in PSNR, SSIM and NIQE.
 
     Raises:
         ValueError: different sizes, or too small for SSIM inside the border.
     """
-    if result.shape[2] != reference.shape[2]:
-        result, reference = _rgb(result), _rgb(reference)
+    result = _grey(result) if reference.shape[2] == 1 else _rgb(result)
     y, y_reference = luma(result), luma(reference)
     result, reference, lr = _rgb(result), _rgb(reference), _rgb(lr)
     shift = colour_shift(result, reference)
@@ -209,6 +209,16 @@ class _Usage:
         while not self._over.wait(_SAMPLING_SECONDS):
             self._peak = max(self._peak, resident_memory())
         self._peak = max(self._peak, resident_memory())
+
+
+def _grey(pixels: Pixels) -> Pixels:
+    """One channel: the three where they are equal, else BT.601 over the full range."""
+    if pixels.shape[2] == 1:
+        return pixels
+    if (pixels == pixels[..., :1]).all():
+        return pixels[..., :1]
+    grey: Pixels = np.rint(pixels @ np.array([0.299, 0.587, 0.114]))[..., None].astype(pixels.dtype)
+    return grey
 
 
 def _rgb(pixels: Pixels) -> Pixels:

@@ -131,7 +131,8 @@ def find_sources(inputs: Iterable[str], exclude: Path | None = None) -> list[Sou
     except ValueError as error:
         raise UserError("the sources lie on several drives; prepare those of one drive at a time") from error
     named = {path.relative_to(common).as_posix(): given for path, given in found.items()}
-    return [Source(name, named[name]) for name in sorted(named)]
+    # Names that are not UTF-8 could not stand in a manifest.
+    return [Source(name.encode("utf-8", "backslashreplace").decode(), named[name]) for name in sorted(named)]
 
 
 def with_partners(sources: Iterable[Source], given: Sequence[Source], scale: int) -> list[Source]:

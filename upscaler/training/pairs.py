@@ -220,6 +220,7 @@ def load(pairs: Pairs, *, start: int = 0, workers: int = 1) -> Iterator[Batch]:
         prefetch_factor=_PREFETCHED,
         collate_fn=_as_it_is,
         multiprocessing_context=context,
+        generator=torch.Generator(),  # the loader would draw from the global one otherwise
     )
     for hr, lr, seed in loader:
         yield Batch(torch.from_numpy(hr), None if lr is None else torch.from_numpy(lr), seed)
