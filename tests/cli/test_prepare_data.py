@@ -95,6 +95,15 @@ def test_a_file_that_cannot_be_read(srup: Any) -> None:
     assert len(PreparedSet(Path("set")).pictures()) == 3
 
 
+def test_lr_pictures_without_hr_are_named(srup: Any) -> None:
+    for seed in range(3):
+        picture(Path(f"low/{seed}x2.png"), resize(noise(seed), 48, 64))
+    picture(Path("low/orphan.png"), noise(9))
+    outcome = srup("prepare-data", "photos", "-o", "set", "--lr", "low", "--scale", "2")
+    assert outcome.code == 0
+    assert outcome.err == "warning: LR pictures that belong to no HR picture and are left out: 1, as orphan.png\n"
+
+
 def test_given_pairs(srup: Any) -> None:
     for seed in range(3):
         picture(Path(f"photos/low/{seed}x2.png"), resize(noise(seed), 48, 64))

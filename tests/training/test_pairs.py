@@ -245,3 +245,14 @@ def test_what_cannot_be_made(pictures: Pictures, tmp_path: Path, scene: Any) -> 
     plain = shard(tmp_path / "plain.safetensors", {"a@0,0/hr": scene(0)})
     with pytest.raises(UserError, match="holds no LR pictures, not for x4"):
         pairs(plain, lr="stored")
+
+
+@pytest.mark.parametrize("sizes", [((0, 32), (2, 34), (4, 48)), ((0, 32), (2, 4000), (4, 48))])
+def test_every_size_of_a_growing_patch_is_checked_before_the_run(pictures: Pictures, sizes: Any) -> None:
+    with pytest.raises(UserError):
+        Pairs(pictures, scale=4, batch=2, patch=Growth(sizes), steps=9, lr=None)
+
+
+def test_noise_needs_an_lr_to_be_on(pictures: Pictures) -> None:
+    with pytest.raises(ValueError, match="noise belongs on LR"):
+        Pairs(pictures, scale=4, batch=2, patch=32, steps=9, lr=None, noise=5)

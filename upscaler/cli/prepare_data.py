@@ -143,7 +143,13 @@ def prepare_data(
     )
     found = find_sources(sources, exclude=folder)
     if lr is not None:
-        found = with_partners(_outside(found, lr), find_sources([lr]), scale)
+        given = find_sources([lr])
+        found = with_partners(_outside(found, lr), given, scale)
+        used = {source.lr for source in found}
+        if orphans := [source.name for source in given if source.path not in used]:
+            console.warning(
+                f"LR pictures that belong to no HR picture and are left out: {len(orphans)}, as {orphans[0]}"
+            )
     display = _Display(console)
     with display:
         outcome = prepare(

@@ -120,8 +120,13 @@ class Pairs(Dataset[Batch]):
         if lr == "stored" and pictures.scale != scale:
             held = f"LR pictures for x{pictures.scale}" if pictures.scale else "no LR pictures"
             raise UserError(f"this training set holds {held}, not for x{scale}; prepare it with --scale {scale}")
-        for step in (0, steps - 1):
-            self.left_out(self._patch(step))
+        if lr is None and noise:
+            raise ValueError("noise belongs on LR, which is not made here; add it where LR is made")
+        growth = self._patch
+        for size in (
+            [edge for _, edge in growth.sizes] if isinstance(growth, Growth) else [growth(0), growth(steps - 1)]
+        ):
+            self.left_out(size)
 
     def __len__(self) -> int:
         return self._steps
