@@ -122,11 +122,9 @@ class Pairs(Dataset[Batch]):
             raise UserError(f"this training set holds {held}, not for x{scale}; prepare it with --scale {scale}")
         if lr is None and noise:
             raise ValueError("noise belongs on LR, which is not made here; add it where LR is made")
-        growth = self._patch
-        for size in (
-            [edge for _, edge in growth.sizes] if isinstance(growth, Growth) else [growth(0), growth(steps - 1)]
-        ):
-            self.left_out(size)
+        changes = [step for step, _ in self._patch.sizes] if isinstance(self._patch, Growth) else []
+        for step in (0, *changes, steps - 1):
+            self.left_out(self._patch(step))
 
     def __len__(self) -> int:
         return self._steps
