@@ -225,6 +225,7 @@ def test_a_blend_is_named_with_its_alpha(srup: Any) -> None:
         (("--references", "hr", "--sheet", "sheet.xyz"), 1, "sheet.xyz"),
         (("--references", "hr", "--sheet", "hr/sheet.png"), 1, "among the pictures to measure"),
         (("x=sr", "--references", "hr", "--sheet", "sr/a.png"), 1, "among the pictures to measure"),
+        (("--references", "hr", "-m", "photo", "--alpha", "nan"), 2, "'nan' is no alpha"),
         (("--references", "hr", "--scale", "0"), 2, "--scale"),
         (("--references", "hr", "--border", "-1"), 2, "--border"),
         (("--references", "hr", "--device", "warp", "-m", "photo"), 1, "warp"),

@@ -470,6 +470,6 @@ def test_the_manifest_is_plain_json(photos: Path, tmp_path: Path) -> None:
 def test_names_that_are_no_text_can_stand_in_a_manifest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     name = os.fsdecode(b"bad\xff.png")
     monkeypatch.setattr(Path, "is_dir", lambda path: path == tmp_path)
-    monkeypatch.setattr(Path, "rglob", lambda path, _: [path / name])
+    monkeypatch.setattr(os, "walk", lambda path, **_: [(path, [], [name])])
     monkeypatch.setattr(Path, "is_file", lambda _: True)
     assert [source.name for source in find_sources([str(tmp_path)])] == ["bad\\udcff.png"]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from upscaler.cli.console import Console, Progress
-from upscaler.cli.options import Debug, Device, Json, parse_bytes
-from upscaler.cli.upscale import Precision
+from upscaler.cli.options import Alpha, Debug, Device, Json, Memory, Numbers, Overwrite, Precision
+from upscaler.cli.sheets import check_free
 from upscaler.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,18 +59,10 @@ def evaluate(
         int | None,
         typer.Option("--border", metavar="PIXELS", min=0, help="At each edge, not to count. Without it the scale."),
     ] = None,
-    alpha: Annotated[
-        float | None,
-        typer.Option("--alpha", metavar="A", help="Blend each model (1) with its PSNR-oriented pair (0)."),
-    ] = None,
+    alpha: Alpha = None,
     device: Device = "auto",
-    precision: Annotated[
-        Precision, typer.Option("--precision", metavar="auto|fp32|fp16|bf16", help="Numbers to compute with.")
-    ] = Precision.auto,
-    memory: Annotated[
-        Any,
-        typer.Option("--memory", parser=parse_bytes, metavar="BYTES", help="Most memory to use, such as 2GB."),
-    ] = None,
+    precision: Precision = Numbers.auto,
+    memory: Memory = None,
     each: Annotated[bool, typer.Option("--each", help="Show every picture, not only the means.")] = False,
     output: Annotated[
         list[Path] | None,
@@ -85,7 +77,7 @@ def evaluate(
         Path | None,
         typer.Option("--sheet", metavar="FILE", help="Write a picture of the most detailed spot of each, by all ways."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
+    overwrite: Overwrite = False,
     json: Json = False,
     debug: Debug = False,  # noqa: ARG001 - read where errors are shown
 ) -> None:
@@ -100,7 +92,7 @@ def evaluate(
 
     for path in output or ():
         _check_output(path)
-        _check_free(path, overwrite)
+        check_free(path, overwrite=overwrite)
     display = _Display(console)
     models = _load(console, display, model or [], alpha, device, precision, memory)
     scale = scale or _common_scale(models)
@@ -109,7 +101,7 @@ def evaluate(
     cases = find_cases(references, scale=scale, border=border, lr=lr, results=results)
     if sheet:
         _check_sheet(sheet, cases.cases, [references, *([lr] if lr else []), *results.values()])
-        _check_free(sheet, overwrite)
+        check_free(sheet, overwrite=overwrite)
     if cases.unused:
         console.warning(
             f"pictures that belong to no reference and are left out: {len(cases.unused)}, as {cases.unused[0]}"
@@ -209,7 +201,7 @@ def _load(
     names: list[str],
     alpha: float | None,
     device: str,
-    precision: Precision,
+    precision: Numbers,
     memory: int | None,
 ) -> dict[str, Upscaler]:
     from upscaler.cli.loading import load_model
@@ -245,11 +237,6 @@ def _check_output(path: Path) -> None:
         raise UserError(f"cannot write {path}: {'it is a folder' if path.is_dir() else 'its folder does not exist'}")
 
 
-def _check_free(path: Path, overwrite: bool) -> None:
-    if path.exists() and not overwrite:
-        raise UserError(f"{path} exists; use --overwrite or another name")
-
-
 def _check_sheet(path: Path, cases: list[Case], folders: list[Path]) -> None:
     from upscaler.images.files import check_output
 
@@ -277,4 +264,4 @@ def _write_sheet(path: Path, rows: list[list[tuple[str, Any]]]) -> None:
     from upscaler.images.files import Metadata, Picture, write_picture
     from upscaler.images.sheets import crops_sheet
 
-    write_picture(path, Picture(crops_sheet(rows), Metadata(None, None, None, None)))
+    write_picture(path, Picture(crops_sheet(rows), Metadata()))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Literal
+from enum import StrEnum
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -61,6 +62,33 @@ def parse_size(text: str) -> tuple[int | None, int | None]:
     return int(match[1]) if match[1] else None, int(match[2]) if match[2] else None
 
 
+class Numbers(StrEnum):
+    """What ``--precision`` can be."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    fp16 = "fp16"
+    bf16 = "bf16"
+
+
+Alpha = Annotated[
+    float | None,
+    typer.Option(
+        "--alpha", parser=parse_alpha, metavar="A", help="Blend the model (1) with its PSNR-oriented pair (0)."
+    ),
+]
+Memory = Annotated[
+    Any, typer.Option("--memory", parser=parse_bytes, metavar="BYTES", help="Most memory to use, such as 2GB.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")]
+Precision = Annotated[
+    Numbers,
+    typer.Option(
+        "--precision",
+        metavar="auto|fp32|fp16|bf16",
+        help="Numbers to compute with; auto is fp16 on fast GPUs, else fp32.",
+    ),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON object per event on stdout; text for people goes to stderr.")
 ]

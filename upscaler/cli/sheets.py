@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 _COMPARISON_BYTES = 12
 
 
+def check_free(path: Path, *, overwrite: bool) -> None:
+    """Refuse to replace a file that nobody has asked to replace."""
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists; use --overwrite or another name")
+
+
 def check_sheets(sheets: list[Path], job: Job, *, overwrite: bool) -> None:
     """Refuse sheets that could not be written or would replace something, before any work."""
     from upscaler.images.files import check_output
@@ -28,8 +34,7 @@ def check_sheets(sheets: list[Path], job: Job, *, overwrite: bool) -> None:
         check_output(sheet, width=1, height=1, channels=3, depth=8)
         if sheet.resolve() in taken:
             raise UserError(f"{sheet} is the picture, its result or the other sheet; give it a name of its own")
-        if sheet.exists() and not overwrite:
-            raise UserError(f"{sheet} exists; use --overwrite or another name")
+        check_free(sheet, overwrite=overwrite)
         taken.append(sheet.resolve())
 
 
@@ -55,9 +60,7 @@ def write_comparison(job: Job, sheet: Path, first_frame: bool) -> None:
     height, width = after.shape[:2]
     sheet.parent.mkdir(parents=True, exist_ok=True)
     labels = (f"{job.input.name}, bicubic", f"{job.output.name}, srup")
-    write_picture(
-        sheet, Picture(before_after(resize(before, height, width), after, labels), Metadata(None, None, None, None))
-    )
+    write_picture(sheet, Picture(before_after(resize(before, height, width), after, labels), Metadata()))
 
 
 def write_uncertainty(
@@ -82,7 +85,7 @@ def write_uncertainty(
         moved = spread(upscaler, picture, size, seed=seed) * 255
     sheet.parent.mkdir(parents=True, exist_ok=True)
     mean, most = float(moved.mean()), float(np.percentile(moved, 99))
-    write_picture(sheet, Picture(heat_map(moved, "levels of 255"), Metadata(None, None, None, None)))
+    write_picture(sheet, Picture(heat_map(moved, "levels of 255"), Metadata()))
     console.event("uncertainty", file=sheet, sigma=SIGMA * 255, mean=mean, percentile99=most)
     console.result(
         f"uncertainty: {sheet}; under noise of {SIGMA * 255:g} levels of 255 the result moves by {mean:.2f} "

@@ -11,12 +11,15 @@ import typer
 from upscaler import __version__
 from upscaler.cli.console import Console, duration
 from upscaler.cli.options import (
+    Alpha,
     Debug,
     Device,
     Json,
+    Memory,
+    Numbers,
+    Overwrite,
+    Precision,
     Seed,
-    parse_alpha,
-    parse_bytes,
     parse_scale,
     parse_size,
     parse_tile,
@@ -27,13 +30,6 @@ from upscaler.errors import UserError
 if TYPE_CHECKING:
     from upscaler.images.jobs import Job
     from upscaler.model.upscaler import Size, Upscaler
-
-
-class Precision(StrEnum):
-    auto = "auto"
-    fp32 = "fp32"
-    fp16 = "fp16"
-    bf16 = "bf16"
 
 
 class AlphaUpsampler(StrEnum):
@@ -64,29 +60,14 @@ def upscale(
     size: Annotated[
         Any, typer.Option("--size", parser=parse_size, metavar="WxH|Wx|xH", help="Final size in pixels.")
     ] = None,
-    alpha: Annotated[
-        float | None,
-        typer.Option(
-            "--alpha", parser=parse_alpha, metavar="A", help="Blend the model (1) with its PSNR-oriented pair (0)."
-        ),
-    ] = None,
+    alpha: Alpha = None,
     device: Device = "auto",
-    precision: Annotated[
-        Precision,
-        typer.Option(
-            "--precision",
-            metavar="auto|fp32|fp16|bf16",
-            help="Numbers to compute with; auto is fp16 on fast GPUs, else fp32.",
-        ),
-    ] = Precision.auto,
+    precision: Precision = Numbers.auto,
     tile: Annotated[
         Any,
         typer.Option("--tile", parser=parse_tile, metavar="auto|whole|PIXELS", help="Edge of the tiles."),
     ] = "auto",
-    memory: Annotated[
-        Any,
-        typer.Option("--memory", parser=parse_bytes, metavar="BYTES", help="Most memory to use, such as 2GB."),
-    ] = None,
+    memory: Memory = None,
     plan: Annotated[bool, typer.Option("--plan", help="Show tiles, memory, time and bytes; do nothing.")] = False,
     tta: Annotated[bool, typer.Option("--tta", help="Average over all flips and rotations: 8 times the work.")] = False,
     format: Annotated[
@@ -100,7 +81,7 @@ def upscale(
         typer.Option("--quality", metavar="1..100", min=1, max=100, help="Of JPEG, WebP (100: lossless) and AVIF."),
     ] = None,
     recursive: Annotated[bool, typer.Option("-r", "--recursive", help="Also the folders inside folders.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
+    overwrite: Overwrite = False,
     skip_existing: Annotated[
         bool,
         typer.Option("--skip-existing", help="Leave out what the same model and settings made of the same input."),

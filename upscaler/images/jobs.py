@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
-from typing import NoReturn
 
 from upscaler.errors import UserError
+from upscaler.images.listing import fixed_part, pictures_in
 
 _SHOWN = 3
 
@@ -92,7 +90,7 @@ def _find(name: str, output: Path, suffixes: Mapping[str, str], recursive: bool)
         yield _Found(path, Path(path.name))
         return
     if path.is_dir():
-        inside = [_Found(file, file.relative_to(path)) for file in _pictures(path, suffixes, recursive)]
+        inside = [_Found(file, file.relative_to(path)) for file in pictures_in(path, suffixes, recursive=recursive)]
         inside = [item for item in inside if not _is_result(item.path, path, output)]
         if not inside:
             hint = "" if recursive else "; --recursive also looks into the folders inside it"
@@ -104,7 +102,7 @@ def _find(name: str, output: Path, suffixes: Mapping[str, str], recursive: bool)
     matches = [Path(match) for match in glob(name, recursive=True)]  # noqa: PTH207 - Path.glob refuses absolute patterns
     if not matches:
         raise UserError(f"nothing matches {name}")
-    base = Path(*itertools.takewhile(lambda part: not has_magic(part), path.parts))
+    base = fixed_part(path)
     for match in matches:
         if match.is_file() and match.suffix.lower() in suffixes and not _is_result(match, base, output):
             yield _Found(match, Path(match.name))
@@ -118,19 +116,6 @@ def _is_result(path: Path, searched: Path, output: Path) -> bool:
         and below.is_relative_to(searched.resolve())
         and path.resolve().is_relative_to(below)
     )
-
-
-def _pictures(folder: Path, suffixes: Mapping[str, str], recursive: bool) -> Iterable[Path]:
-    for root, folders, names in os.walk(folder, onerror=_raise):
-        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-        for name in names:
-            file = Path(root, name)
-            if not name.startswith(".") and file.suffix.lower() in suffixes and file.is_file():
-                yield file
-
-
-def _raise(error: OSError) -> NoReturn:
-    raise error
 
 
 def _renamed(path: Path, suffixes: Mapping[str, str], format: str | None) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from upscaler.errors import UserError
 from upscaler.images.files import SUFFIXES, PictureFile, open_picture
+from upscaler.images.listing import pictures_in
 from upscaler.images.metrics import SSIM_WINDOW
 
 
@@ -122,8 +123,7 @@ class _Folder:
 def _pictures(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"{folder} is {'a file' if folder.exists() else 'not there'}; give a folder of pictures")
-    files = (file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
-    found = sorted(file for file in files if file.is_file())
+    found = sorted(pictures_in(folder, SUFFIXES, recursive=False))
     if not found:
         raise UserError(f"there is no picture in the folder {folder}")
     return found

@@ -6,7 +6,6 @@ was computed before. What happens is told as events; nothing is printed here.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections import deque
@@ -18,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from upscaler.digests import digest_of
 from upscaler.errors import UserError
 from upscaler.images.files import PictureWriter, check_output, open_picture, read_provenance
 from upscaler.images.jobs import Job
@@ -263,8 +263,7 @@ def _same(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 
 def _digest(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return digest_of(path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
 

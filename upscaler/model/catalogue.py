@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
+from upscaler.digests import digest_of
 from upscaler.errors import UserError
 from upscaler.model import hub
 from upscaler.model.hub import HubFile, Source, WebFile
@@ -228,7 +229,7 @@ def locate(name: str) -> Found | None:
         source = hub.parse(name)
         if not source.cached.exists():
             return None
-        return Found(source.cached, None, "cached", source.is_fixed, hub.digest_of(source.cached))
+        return Found(source.cached, None, "cached", source.is_fixed, digest_of(source.cached))
     path = Path(name)
     if path.is_file():
         return Found(path, None, "file", pinned=True, sha256=None)
@@ -281,7 +282,7 @@ def _is_intact(path: Path, sha256: str | None) -> bool:
     try:
         if not path.exists():
             return False
-        if hub.digest_of(path) == sha256:
+        if digest_of(path) == sha256:
             return True
         path.unlink()
     except OSError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from upscaler.digests import digest_of
 from upscaler.errors import UserError
 from upscaler.model import web
 from upscaler.model.web import Progress, RefusedError, broken
@@ -84,12 +84,6 @@ def cache_folder() -> Path:
 def is_offline() -> bool:
     """Whether the environment forbids the network, in the hub's own words (``HF_HUB_OFFLINE=1``)."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fetch(

@@ -20,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from upscaler import __version__
+from upscaler.digests import digest_of
 from upscaler.errors import UserError
 from upscaler.model import layouts, ncnn
 from upscaler.model.compact import Compact
@@ -124,8 +125,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str], str]:
     """Tensors under the file's own keys, its metadata and its digest."""
     with path.open("rb") as file:
         start = file.read(512)
-        file.seek(0)
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = digest_of(path)
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
     if not start:
         raise ValueError("the file is empty")

@@ -16,9 +16,10 @@ from typing import TypeVar
 
 import numpy as np
 
+from upscaler.digests import digest_of
 from upscaler.errors import UserError
 from upscaler.training.inspection import Box, Source, cut, read_rgb
-from upscaler.training.shards import Picture, ShardFile, begins_with, digest_of, shard_header, write_file
+from upscaler.training.shards import Picture, ShardFile, begins_with, shard_header, write_file
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

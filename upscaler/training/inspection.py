@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from upscaler.errors import UserError
 from upscaler.images.files import SUFFIXES, open_picture
+from upscaler.images.listing import fixed_part, pictures_in
 from upscaler.images.sheets import as_rgb
 from upscaler.training.fingerprints import SMALLEST, Benchmarks, luma, thumbnail
 from upscaler.training.pairing import Partners, pair_problem
@@ -246,20 +247,14 @@ def _matches(text: str) -> tuple[Path, list[Path]]:
     """The pictures of one input and the folder that their names begin in."""
     path = Path(text)
     if path.is_dir():
-        return path, [file for file in path.rglob("*") if _is_picture(file, path)]
+        return path, list(pictures_in(path, SUFFIXES, recursive=True))
     if path.is_file():
         return path.parent, [path]
     if not has_magic(text):
         raise UserError(f"{text} does not exist")
-    fixed = Path(*(part for part in _before_magic(path)))
+    fixed = fixed_part(path)
     matches = (Path(match) for match in glob(text, recursive=True))  # noqa: PTH207 - Path.glob refuses absolute patterns
     return fixed, [match for match in matches if _is_picture(match, fixed)]
-
-
-def _before_magic(path: Path) -> list[str]:
-    parts = list(path.parts[:-1])
-    magic = [index for index, part in enumerate(parts) if has_magic(part)]
-    return parts[: magic[0]] if magic else parts
 
 
 def _is_picture(file: Path, below: Path) -> bool:

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from upscaler.digests import digest_of
 from upscaler.errors import UserError
 from upscaler.saving import explained
 from upscaler.training.building import Piece, Storage, ahead, build
@@ -25,7 +26,7 @@ from upscaler.training.inspection import FAILURES, Inspection, Rules, Source, in
 from upscaler.training.journal import JOURNAL, Journal
 from upscaler.training.samples import write_samples
 from upscaler.training.selection import validation_split
-from upscaler.training.shards import FORMAT, MANIFEST, Pictures, PreparedSet, digest_of, write_manifest
+from upscaler.training.shards import FORMAT, MANIFEST, Pictures, PreparedSet, write_manifest
 from upscaler.training.verdicts import decided, entry, statistics
 
 SAMPLES = "samples.png"

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from upscaler.digests import digest_of
 from upscaler.errors import UserError
 from upscaler.saving import whole_file
 
@@ -27,7 +28,6 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 _LENGTH_BYTES = 8
 _MOST_HEADER_BYTES = 100_000_000
-_READ_BYTES = 2**22
 
 
 @dataclass(frozen=True)
@@ -47,21 +47,6 @@ def default_data_folder(name: str = "train") -> Path:
     from platformdirs import user_data_path
 
     return user_data_path("srup", appauthor=False) / "data" / name
-
-
-def digest_of(path: Path, expect: Callable[[int], None] | None = None) -> str:
-    """The SHA-256 of a file, hexadecimal; ``expect`` is told of the bytes as they are read.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while data := file.read(_READ_BYTES):
-            digest.update(data)
-            if expect:
-                expect(len(data))
-    return digest.hexdigest()
 
 
 def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> tuple[int, str]:
