@@ -119,11 +119,11 @@ def upscale(
     if overwrite and skip_existing:
         raise typer.BadParameter("use --overwrite or --skip-existing, not both")
 
-    from upscaler.images.files import SUFFIXES
+    from upscaler.images.files import SUFFIXES, format_named
     from upscaler.images.jobs import plan_jobs
 
     if format is not None:
-        known = SUFFIXES.get(f".{format.lower().removeprefix('.')}")
+        known = format_named(format)
         if known is None:
             raise typer.BadParameter(f"{format!r} is no format; use one of {', '.join(sorted(set(SUFFIXES.values())))}")
         format = known

@@ -7,7 +7,7 @@ from typing import Any
 
 from upscaler.errors import UserError
 from upscaler.images.containers import gif_xmp
-from upscaler.images.formats import SUFFIXES, decoded
+from upscaler.images.formats import SUFFIXES, decoded, format_named
 from upscaler.images.metadata import Metadata
 from upscaler.images.reading import Picture, PictureFile, blob, format_of, open_picture, reading
 from upscaler.images.writing import PictureWriter, check_output
@@ -20,6 +20,7 @@ __all__ = [
     "PictureFile",
     "PictureWriter",
     "check_output",
+    "format_named",
     "open_picture",
     "read_provenance",
     "write_picture",

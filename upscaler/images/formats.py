@@ -39,6 +39,11 @@ SUFFIXES: Mapping[str, str] = MappingProxyType(
 """File name suffixes, in lower case, and the format each stands for."""
 
 
+def format_named(name: str) -> str | None:
+    """The format that a person means by its name or by a suffix, in any case, with a dot or without."""
+    return SUFFIXES.get(f".{name.lower().removeprefix('.')}")
+
+
 @dataclass(frozen=True)
 class Format:
     """What a format, as it is written here, can hold.

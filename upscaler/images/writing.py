@@ -17,7 +17,18 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from upscaler.errors import UserError
-from upscaler.images.formats import BMP_BYTES, FORMATS, SUFFIXES, Pixels, encode, reason, storable, stored, vips
+from upscaler.images.formats import (
+    BMP_BYTES,
+    FORMATS,
+    SUFFIXES,
+    Pixels,
+    encode,
+    format_named,
+    reason,
+    storable,
+    stored,
+    vips,
+)
 from upscaler.images.metadata import Metadata
 from upscaler.images.pipes import PngStream
 
@@ -229,7 +240,7 @@ class PictureWriter:
 def _format(path: Path, format: str | None) -> str:
     known = ", ".join(SUFFIXES)
     if format is not None:
-        if (name := SUFFIXES.get(f".{format.lower().removeprefix('.')}")) is None:
+        if (name := format_named(format)) is None:
             raise UserError(f"the format {format!r} is not known; use one of {', '.join(FORMATS)}")
         return name
     if (name := SUFFIXES.get(path.suffix.lower())) is None:
