@@ -13,7 +13,7 @@ import torch
 from upscaler.errors import UserError
 from upscaler.images.resize import resize
 from upscaler.training.degradation import PRESETS
-from upscaler.training.pairs import Batch, Growth, Pairs, floats, load
+from upscaler.training.pairs import Batch, Growth, Pairs, degraded, floats, load
 from upscaler.training.shards import Pictures, shard_header, write_file
 
 BICUBIC = PRESETS["bicubic"]
@@ -44,7 +44,7 @@ def pairs(pictures: Pictures, **options: Any) -> Pairs:
 def same(a: Batch, b: Batch) -> bool:
     assert a.lr is not None
     assert b.lr is not None
-    return torch.equal(a.hr, b.hr) and torch.equal(a.lr, b.lr) and a.seed == b.seed
+    return torch.equal(a.hr, b.hr) and torch.equal(a.lr, b.lr) and a.seeds == b.seeds
 
 
 def array(tensor: Any) -> Any:
@@ -77,7 +77,7 @@ def test_the_same_step_is_the_same_batch(pictures: Pictures) -> None:
     assert same(first[3], second[3])
     assert not torch.equal(first[3].hr, first[4].hr)
     assert not torch.equal(first[3].hr, pairs(pictures, seed=1)[3].hr)
-    assert first[3].seed != first[4].seed
+    assert first[3].seeds != first[4].seeds
 
 
 def test_a_run_has_an_end(pictures: Pictures) -> None:
@@ -88,26 +88,40 @@ def test_a_run_has_an_end(pictures: Pictures) -> None:
             run[step]
 
 
-def test_two_ranks_train_on_what_one_would(pictures: Pictures) -> None:
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_share_the_batch_that_one_would_train_on(pictures: Pictures, world: int) -> None:
     whole = pairs(pictures, batch=8, noise=5.0)
-    ranks = [pairs(pictures, batch=4, noise=5.0, rank=rank, world=2) for rank in range(2)]
+    ranks = [pairs(pictures, batch=8, noise=5.0, rank=rank, world=world) for rank in range(world)]
     for step in range(6):
-        together = whole[step]
-        for rank in range(2):
-            part = ranks[rank][step]
-            assert torch.equal(part.hr, together.hr[rank::2])
-            assert part.lr is not None
-            assert together.lr is not None
-            assert torch.equal(part.lr, together.lr[rank::2])
-        assert ranks[0][step].seed != ranks[1][step].seed
+        together, parts = whole[step], [run[step] for run in ranks]
+        assert together.lr is not None
+        assert torch.equal(torch.cat([part.hr for part in parts]), together.hr)
+        assert torch.equal(torch.cat([part.lr for part in parts if part.lr is not None]), together.lr)
+        assert tuple(seed for part in parts for seed in part.seeds) == together.seeds
+        assert len(set(together.seeds)) == 8
+
+
+def test_ranks_that_cannot_share_a_batch_are_refused(pictures: Pictures) -> None:
+    with pytest.raises(UserError, match="a batch of 4 cannot be shared evenly by 3 processes"):
+        pairs(pictures, batch=4, world=3)
 
 
 def test_a_degradation_that_is_random_is_a_function_of_the_sample_too(pictures: Pictures) -> None:
     whole = pairs(pictures, batch=4, lr=PRESETS["noise"])[1]
-    part = pairs(pictures, batch=2, lr=PRESETS["noise"], rank=1, world=2)[1]
+    part = pairs(pictures, batch=4, lr=PRESETS["noise"], rank=1, world=2)[1]
     assert whole.lr is not None
     assert part.lr is not None
-    assert torch.equal(part.lr, whole.lr[1::2])
+    assert torch.equal(part.lr, whole.lr[2:])
+
+
+def test_degradation_on_the_device_does_not_depend_on_the_ranks(pictures: Pictures) -> None:
+    def made(rank: int, world: int) -> torch.Tensor:
+        batch = pairs(pictures, batch=8, lr=None, rank=rank, world=world)[2]
+        return degraded(floats(batch.hr), PRESETS["realesrgan"], 4, batch.seeds)
+
+    whole = made(0, 1)
+    assert whole.shape == (8, 3, 8, 8)
+    assert torch.equal(torch.cat([made(0, 2), made(1, 2)]), whole)
 
 
 @pytest.mark.parametrize("start", [0, 4])

@@ -1,15 +1,15 @@
 """Training pairs: random patches of stored pictures, each a pure function of the seed and its number.
 
 Sample k of a run is the same whatever worker makes it, in whatever process, and whether or not the run
-was interrupted before. Under ``torchrun`` the samples of one global batch are dealt out in turn: two
-ranks with a batch of B train on what one rank with a batch of 2B would.
+was interrupted before. Under ``torchrun`` the ranks share one batch, each taking its part of the samples, so
+that a run can go on with another number of processes: step k trains on the same patches.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -32,7 +32,10 @@ kernel, so that the edge of a patch looks like any other place of its picture.""
 _PREFETCHED = 4
 """Batches that each worker has ready."""
 
-_Sent = tuple[NDArray[np.uint8], NDArray[np.uint8] | None, int]
+_GROUP = 4
+"""Neighbours in a batch that are degraded together on the device."""
+
+_Sent = tuple[NDArray[np.uint8], NDArray[np.uint8] | None, tuple[int, ...]]
 
 
 class Batch(NamedTuple):
@@ -41,17 +44,33 @@ class Batch(NamedTuple):
     Args:
         hr: (N, 3, H, W), uint8, RGB.
         lr: (N, 3, H / scale, W / scale), uint8; None where LR is made on the device by the training loop.
-        seed: of anything random that is done with this batch, such as a degradation on the device.
+        seeds: one for each pair, of anything random that is done with it later. They depend on the seed of the
+            run and the number of the pair alone.
     """
 
     hr: Tensor
     lr: Tensor | None
-    seed: int
+    seeds: tuple[int, ...]
 
 
 def floats(pictures: Tensor, device: torch.device | str = "cpu") -> Tensor:
     """Pictures uint8 as float32 in 0..1 on a device; a quarter of the bytes travel there."""
     return pictures.to(device, non_blocking=True).float().div_(255)
+
+
+def degraded(hr: Tensor, degrade: Degrade, scale: int, seeds: Sequence[int]) -> Tensor:
+    """LR pictures made on the device.
+
+    Args:
+        hr: (N, 3, H, W), 0..1.
+        degrade: how.
+        scale: HR pixels per LR pixel.
+        seeds: of the batch. Every four pairs share one draw of the degradation's sizes, so a batch that is shared
+            among processes in multiples of four comes out as in one process.
+    """
+    # Drawn on the CPU: the sizes of tensors depend on it, and asking a GPU for them would make it wait.
+    parts = zip(hr.split(_GROUP), seeds[::_GROUP], strict=True)
+    return torch.cat([degrade(part, scale, Generator().manual_seed(seed)) for part, seed in parts])
 
 
 @dataclass(frozen=True)
@@ -79,21 +98,21 @@ class Pairs(Dataset[Batch]):
     Args:
         pictures: of ``PreparedSet.pictures``.
         scale: HR pixels per LR pixel.
-        batch: pairs of this rank in each step.
+        batch: pairs in each step, of all ranks together.
         patch: edge of the HR patches in pixels, a multiple of ``scale``; or that as a function of the step,
             which must survive pickling where workers are spawned.
         steps: how many batches there are.
         lr: where LR comes from: "stored" beside HR, a ``Degrade`` on the CPU for every patch, or None:
             it is left to the training loop.
         seed: of everything random.
-        rank, world: this process and their number under ``torchrun``.
+        rank, world: this process and their number under ``torchrun``; each gets ``batch / world`` pairs.
         flips: flip and turn the pairs.
         noise: standard deviation of Gaussian noise on LR, drawn evenly from 0 to this, in levels of 255.
         shuffle_channels: lay the three colours in random order, HR and LR alike.
 
     Raises:
-        UserError: no picture is large enough, a patch is no multiple of the scale, or LR pictures of
-            this scale are not stored.
+        UserError: no picture is large enough, a patch is no multiple of the scale, LR pictures of this
+            scale are not stored, or the ranks cannot share a batch evenly.
     """
 
     def __init__(
@@ -116,6 +135,8 @@ class Pairs(Dataset[Batch]):
         self._patch = Growth(((0, patch),)) if isinstance(patch, int) else patch
         self._seed, self._rank, self._world = seed, rank, world
         self._flips, self._noise, self._shuffle_channels = flips, noise, shuffle_channels
+        if batch % world:
+            raise UserError(f"a batch of {batch} cannot be shared evenly by {world} processes")
         self._weights: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
         if lr == "stored" and pictures.scale != scale:
             held = f"LR pictures for x{pictures.scale}" if pictures.scale else "no LR pictures"
@@ -132,13 +153,15 @@ class Pairs(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         if not 0 <= step < self._steps:
             raise IndexError(step)
-        first = step * self._batch * self._world
-        numbers = range(first + self._rank, first + self._batch * self._world, self._world)
+        share = self._batch // self._world
+        first = step * self._batch + self._rank * share
+        numbers = range(first, first + share)
         make = partial(self._sample, self._patch(step))
         pairs = [make(number) for number in numbers]
         hr = _stacked([hr for hr, _ in pairs])
         low = [lr for _, lr in pairs if lr is not None]
-        return Batch(hr, _stacked(low) if low else None, _number(self._random(first + self._rank, 1)))
+        seeds = tuple(_number(self._random(number, 1)) for number in numbers)
+        return Batch(hr, _stacked(low) if low else None, seeds)
 
     def left_out(self, patch: int) -> int:
         """How many pictures are smaller than a patch.
@@ -225,8 +248,8 @@ def load(pairs: Pairs, *, start: int = 0, workers: int = 1) -> Iterator[Batch]:
         multiprocessing_context=context,
         generator=torch.Generator(),  # the loader would draw from the global one otherwise
     )
-    for hr, lr, seed in loader:
-        yield Batch(torch.from_numpy(hr), None if lr is None else torch.from_numpy(lr), seed)
+    for hr, lr, seeds in loader:
+        yield Batch(torch.from_numpy(hr), None if lr is None else torch.from_numpy(lr), seeds)
 
 
 @dataclass(frozen=True)
@@ -240,8 +263,8 @@ class _Arrays(Dataset[_Sent]):
     pairs: Pairs
 
     def __getitem__(self, step: int) -> _Sent:
-        hr, lr, seed = self.pairs[step]
-        return hr.numpy(), None if lr is None else lr.numpy(), seed
+        hr, lr, seeds = self.pairs[step]
+        return hr.numpy(), None if lr is None else lr.numpy(), seeds
 
 
 def _as_it_is(sent: Any) -> Any:
