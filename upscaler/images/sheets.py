@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from math import ceil
 from typing import Any
 
@@ -22,6 +23,7 @@ _BEHIND = np.uint16(128)
 _LARGEST_SIDE = 2000
 _DETAIL = 1000
 _LEGEND_HEIGHT = 120
+_HELD = 2000
 _HEAT_PATH = (
     (0, 0, 0),
     (40, 20, 140),
@@ -104,6 +106,36 @@ def crops_sheet(rows: Sequence[Sequence[tuple[str, Picture]]]) -> Picture:
     font = _font(max(max(crop.shape[:2]) for row in rows for _, crop in row))
     columns = zip(*rows, strict=True)
     return _side_by_side([_stack([_labelled(crop, label, font) for label, crop in column]) for column in columns])
+
+
+def animation(frames: Sequence[tuple[str, Picture]], *, enlarge: int = 1, milliseconds: int = 150) -> bytes:
+    """Pictures one after the other, each under its label, over and over; the last one stays for two seconds.
+
+    Args:
+        frames: (label, (H, W, 3)) each, all of one size.
+        enlarge: how often each pixel is repeated along each axis.
+        milliseconds: for each picture but the last.
+
+    Returns:
+        An animated WebP file.
+
+    Raises:
+        ValueError: no frames, or frames of different sizes.
+    """
+    if len({picture.shape for _, picture in frames}) != 1:
+        raise ValueError("an animation needs frames, all of one size")
+    large = [(label, picture.repeat(enlarge, axis=0).repeat(enlarge, axis=1)) for label, picture in frames]
+    font = _font(max(large[0][1].shape[:2]))
+    drawn = [_labelled(picture, label, font) for label, picture in large]
+    # Labels that are wider than the picture widen their frame.
+    width = max(frame.shape[1] for frame in drawn)
+    images = [Image.fromarray(_stack([frame, np.empty((0, width, 3), np.uint8)])) for frame in drawn]
+    data = BytesIO()
+    durations = [milliseconds] * (len(images) - 1) + [_HELD]
+    images[0].save(
+        data, "webp", save_all=True, append_images=images[1:], duration=durations, loop=0, quality=90, method=2
+    )
+    return data.getvalue()
 
 
 def heat_map(values: NDArray[np.float32], unit: str, top: float | None = None) -> Picture:
