@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from upscaler.images.alpha import BLEED_REACH, bleed
+from upscaler.images.alpha import BLEED_REACH, bleed, without_alpha
 from upscaler.images.resize import resize
 
 
@@ -87,3 +87,16 @@ def test_an_enlarged_edge_has_no_halo() -> None:
 def test_sizes_must_agree() -> None:
     with pytest.raises(ValueError, match=r"colour of \(4, 4\) with alpha of \(4, 5\)"):
         bleed(np.zeros((4, 4, 3), np.float32), np.zeros((4, 5), np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("colours", [1, 3])
+def test_an_alpha_channel_is_left_out_if_it_hides_nothing(
+    dtype: type[np.uint8] | type[np.uint16], colours: int
+) -> None:
+    top = np.iinfo(dtype).max
+    pixels = np.random.default_rng(0).integers(0, top, (4, 5, colours + 1), dtype)
+    assert without_alpha(pixels) is None
+    pixels[..., -1] = top
+    np.testing.assert_array_equal(without_alpha(pixels), pixels[..., :-1])
+    assert without_alpha(pixels[..., :colours]) is not None

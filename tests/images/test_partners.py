@@ -7,7 +7,7 @@ import pytest
 
 from upscaler.errors import UserError
 from upscaler.images.files import Metadata, Picture, write_picture
-from upscaler.images.partners import find_cases
+from upscaler.images.partners import find_cases, read_opaque
 
 
 def write(path: Path, height: int = 32, width: int = 40, channels: int = 3) -> Path:
@@ -71,6 +71,32 @@ def test_the_same_name_comes_before_one_with_endings(tmp_path: Path) -> None:
     write(tmp_path / "lr/a.png", 8, 10)
     write(tmp_path / "lr/a_LR.png", 8, 10)
     assert find_cases(tmp_path / "hr", scale=4, border=4, lr=tmp_path / "lr").cases[0].lr == tmp_path / "lr/a.png"
+
+
+def test_a_picture_that_could_belong_to_two_references_is_refused(tmp_path: Path) -> None:
+    for name in ("a.png", "a_HR.png", "b.png", "b.jpg", "c.png"):
+        write(tmp_path / "hr" / name)
+    for name in ("a.png", "b.png", "c.png"):
+        write(tmp_path / "lr" / name, 8, 10)
+    found = find_cases(tmp_path / "hr", scale=4, border=4, lr=tmp_path / "lr")
+    assert [case.reference.name for case in found.cases] == ["c.png"]
+    assert {failure.reference.name: failure.message for failure in found.failures} == {
+        name: f"{tmp_path}/lr/{partner}.png could belong to {name} or {other} by name; rename one of them"
+        for partner, name, other in (
+            ("a", "a.png", "a_HR.png"), ("a", "a_HR.png", "a.png"), ("b", "b.png", "b.jpg"), ("b", "b.jpg", "b.png"),
+        )
+    }  # fmt: skip
+    assert found.unused == []
+
+
+def test_an_alpha_channel_that_hides_nothing_is_left_out(tmp_path: Path) -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (32, 40, 3), np.uint8)
+    opaque = np.concatenate([colours, np.full((32, 40, 1), 255, np.uint8)], axis=2)
+    (tmp_path / "hr").mkdir()
+    write_picture(tmp_path / "hr/a.png", Picture(opaque, Metadata()))
+    found = find_cases(tmp_path / "hr", scale=4, border=4, results={"same": tmp_path / "hr"})
+    assert found.failures == []
+    np.testing.assert_array_equal(read_opaque(found.cases[0].reference), colours)
 
 
 def test_every_bad_partner_is_named_and_the_others_stay(tmp_path: Path) -> None:

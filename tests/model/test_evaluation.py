@@ -82,6 +82,16 @@ def test_given_small_pictures_and_given_results(tmp_path: Path) -> None:
     assert same.drift_lr == pytest.approx(np.abs(expected).max())
 
 
+def test_an_alpha_channel_that_hides_nothing_makes_no_difference(tmp_path: Path) -> None:
+    opaque = np.concatenate([random_pixels(40, 40), np.full((40, 40, 1), 255, np.uint8)], axis=2)
+    for folder in ("hr", "lr", "sr"):
+        write(tmp_path / folder / "a.png", opaque[:10, :10] if folder == "lr" else opaque)
+    cases = find_cases(tmp_path / "hr", scale=4, border=4, lr=tmp_path / "lr", results={"mine": tmp_path / "sr"}).cases
+    _, measured = run(cases)
+    assert measured.lr.shape == (10, 10, 3)
+    assert measured.scores["mine"].psnr_rgb == inf
+
+
 def test_a_model_of_another_scale_is_brought_to_the_size(tmp_path: Path) -> None:
     write(tmp_path / "a.png", random_pixels(40, 40))
     _, measured = run(find_cases(tmp_path, scale=4, border=4).cases, two=nearest(scale=2))

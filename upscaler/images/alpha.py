@@ -1,10 +1,12 @@
-"""Colour under transparency.
+"""Colour under transparency, and pictures that only seem to have some.
 
 A fully transparent pixel has a colour that nobody sees, often black or left over from editing.
 Enlarging mixes it into the visible edge beside it, a halo; so it is replaced before.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +54,18 @@ def bleed(colour: NDArray[np.float32], alpha: NDArray[np.float32]) -> NDArray[np
             return filled
     filled[hidden] = _UNREACHED
     return filled
+
+
+def without_alpha(pixels: NDArray[Any]) -> NDArray[Any] | None:
+    """A picture without its alpha channel if that hides nothing, else None.
+
+    Args:
+        pixels: (H, W, C), integers; the channel is there where C is 2 or 4.
+    """
+    if pixels.shape[2] not in (2, 4):
+        return pixels
+    opaque = bool((pixels[..., -1] == np.iinfo(pixels.dtype).max).all())
+    return pixels[..., :-1] if opaque else None
 
 
 def _box_sum(x: NDArray[np.float32], radius: int, axis: int) -> NDArray[np.float32]:

@@ -6,16 +6,22 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from upscaler.errors import UserError
+from upscaler.images.alpha import without_alpha
 from upscaler.images.files import SUFFIXES, PictureFile, open_picture
 from upscaler.images.listing import pictures_in
 from upscaler.images.metrics import SSIM_WINDOW
 
+Pixels = NDArray[Any]
+
 
 @dataclass(frozen=True)
 class Case:
-    """A reference and what belongs to it; all of it was looked at, nothing is read yet."""
+    """A reference and what belongs to it; all of it was looked at, and is to be read by ``read_opaque``."""
 
     reference: Path
     height: int
@@ -68,6 +74,8 @@ def find_cases(
     lr_folder = _Folder(lr, scale) if lr else None
     everything = [*folders.values(), *([lr_folder] if lr_folder else [])]
     for folder in everything:
+        folder.claim(named)
+    for folder in everything:
         if not any(folder.matches(reference) for reference in named):
             raise UserError(f"no picture in {folder.path} is named like one in {references}")
     cases, failures = [], []
@@ -76,7 +84,7 @@ def find_cases(
             cases.append(_case(reference, scale, border, lr_folder, folders))
         except UserError as error:
             failures.append(Failed(reference, str(error)))
-    unused = [file for folder in everything for file in folder.unused(named)]
+    unused = [file for folder in everything for file in folder.unused()]
     return Cases(cases, failures, unused)
 
 
@@ -84,6 +92,15 @@ def core_of(stem: str, scale: int) -> str:
     """A name without the endings that tell LR, HR and results of that scale apart."""
     endings = rf"(?:[-_. ]?x{scale}|[-_. ](?:SRF[-_]{scale}|LR|HR|GT|SR|out|upscaled))+$"
     return re.sub(endings, "", stem, flags=re.IGNORECASE) or stem
+
+
+def read_opaque(path: Path) -> Pixels:
+    """The pixels of a file, (H, W, 1 or 3) uint8 or uint16; an alpha channel that hides nothing is left out.
+
+    Raises:
+        UserError: it cannot be read or has transparency.
+    """
+    return _colours(open_picture(path))
 
 
 class _Folder:
@@ -94,6 +111,7 @@ class _Folder:
         self._scale = scale
         self._by_stem: dict[str, list[Path]] = {}
         self._by_core: dict[str, list[Path]] = {}
+        self._claims: dict[Path, list[str]] = {}
         for file in _pictures(path):
             self._by_stem.setdefault(file.stem, []).append(file)
             self._by_core.setdefault(self._core(file), []).append(file)
@@ -102,6 +120,12 @@ class _Folder:
         """The files of the very same stem, else those of the same stem without endings."""
         return self._by_stem.get(reference.stem) or self._by_core.get(self._core(reference), [])
 
+    def claim(self, references: list[Path]) -> None:
+        """Note which files belong to which references, so that none is taken for two."""
+        for reference in references:
+            for match in self.matches(reference):
+                self._claims.setdefault(match, []).append(reference.name)
+
     def partner(self, reference: Path) -> Path:
         """The one file that belongs to a reference."""
         matches = self.matches(reference)
@@ -109,12 +133,15 @@ class _Folder:
             raise UserError(f"{reference.name} has no partner in {self.path}")
         if len(matches) > 1:
             raise UserError(f"{reference.name} could belong to {' or '.join(str(match) for match in matches)}")
+        if others := [name for name in self._claims[matches[0]] if name != reference.name]:
+            raise UserError(
+                f"{matches[0]} could belong to {reference.name} or {' or '.join(others)} by name; rename one of them"
+            )
         return matches[0]
 
-    def unused(self, references: list[Path]) -> list[Path]:
-        """The files that belong to none of them."""
-        used = {match for reference in references for match in self.matches(reference)}
-        return [file for files in self._by_stem.values() for file in files if file not in used]
+    def unused(self) -> list[Path]:
+        """The files that belong to no reference."""
+        return [file for files in self._by_stem.values() for file in files if file not in self._claims]
 
     def _core(self, path: Path) -> str:
         return core_of(path.stem, self._scale)
@@ -154,8 +181,15 @@ def _case(reference: Path, scale: int, border: int, lr: _Folder | None, results:
 def _opaque(path: Path) -> PictureFile:
     picture = open_picture(path)
     if picture.channels in (2, 4):
-        raise UserError(f"{path} has transparency, which cannot be measured; flatten it first")
+        _colours(picture)
     return picture
+
+
+def _colours(picture: PictureFile) -> Pixels:
+    pixels = without_alpha(picture.read().pixels)
+    if pixels is None:
+        raise UserError(f"{picture.path} has transparency, which cannot be measured; flatten it first")
+    return pixels
 
 
 def _check_size(picture: PictureFile, reference: Path, sizes: set[tuple[int, int]]) -> None:

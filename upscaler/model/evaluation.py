@@ -19,10 +19,9 @@ import numpy as np
 import torch
 
 from upscaler.errors import UserError
-from upscaler.images.files import open_picture
 from upscaler.images.metrics import colour_shift, luma, psnr, ssim
 from upscaler.images.niqe import niqe
-from upscaler.images.partners import Case, Failed
+from upscaler.images.partners import Case, Failed, read_opaque
 from upscaler.images.resize import resize
 from upscaler.model.device import resident_memory
 from upscaler.model.sources import Pixels, PixelSource
@@ -96,9 +95,9 @@ def evaluate(cases: Sequence[Case], models: Mapping[str, Upscaler], *, scale: in
     """
     for case in cases:
         try:
-            reference = open_picture(case.reference).read().pixels[: case.height, : case.width]
+            reference = read_opaque(case.reference)[: case.height, : case.width]
             height, width = case.height // scale, case.width // scale
-            lr = resize(reference, height, width) if case.lr is None else open_picture(case.lr).read().pixels
+            lr = resize(reference, height, width) if case.lr is None else read_opaque(case.lr)
             size = Size(width=case.width, height=case.height)
             estimates = [upscaler.estimate(PixelSource(lr), size) for upscaler in models.values()]
             yield Started(case, sum(estimate.operations for estimate in estimates))
@@ -166,7 +165,7 @@ def _measured(case: Case, reference: Pixels, lr: Pixels, models: Mapping[str, Up
     for name, upscaler in models.items():
         run(name, upscaler.device, partial(upscaler.upscale, lr, size))
     for name, path in case.results.items():
-        results[name] = open_picture(path).read().pixels[: case.height, : case.width]
+        results[name] = read_opaque(path)[: case.height, : case.width]
     scores = {name: measure(result, reference, lr, border) for name, result in results.items()}
     for name, usage in usages.items():
         scores[name] = replace(scores[name], seconds=usage.seconds, memory=usage.memory)
