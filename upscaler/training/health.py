@@ -1,0 +1,146 @@
+"""The health gauge: it reads a run's numbers as they come and says what is wrong, once, in plain words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from upscaler.training.readings import Alarm, Reading, Validated
+from upscaler.training.rivalry import (
+    large_outputs,
+    lost_gradient,
+    no_adversarial_gradient,
+    not_learning,
+    one_sided,
+    saturated,
+    swapped_labels,
+)
+from upscaler.training.symptoms import (
+    broken_numbers,
+    diverged,
+    dominant_loss,
+    frozen,
+    growing_weights,
+    lost_psnr,
+    no_gradient,
+    tinted_patches,
+    tinted_pictures,
+    vanishing_gradient,
+)
+from upscaler.training.traces import Finding, Trace
+
+Symptom = Callable[[Trace], Finding | None]
+
+SYMPTOMS: tuple[Symptom, ...] = (
+    large_outputs,
+    growing_weights,
+    frozen,
+    no_gradient,
+    lost_gradient,
+    vanishing_gradient,
+    one_sided,
+    swapped_labels,
+    saturated,
+    not_learning,
+    no_adversarial_gradient,
+    dominant_loss,
+    tinted_patches,
+    diverged,
+)
+"""Looked for in every reading."""
+
+VALIDATION_SYMPTOMS: tuple[Symptom, ...] = (lost_psnr, tinted_pictures)
+"""Looked for in every validation."""
+
+QUIET = 5
+"""Readings without a fault after which it counts as gone, and is told again when it comes back: GAN losses
+oscillate, and a number that crosses a threshold to and fro is one fault."""
+
+WORSE = 10.0
+"""A fault is told again when it is this many times as large as when it was told last."""
+
+
+class Gauge:
+    """Watches one stage of a run.
+
+    It needs nothing but what ``check`` was given so far, so a run that is resumed with its ``state`` raises
+    the same alarms at the same steps as one that was never interrupted.
+
+    Args:
+        adversarial: the kind of the adversarial loss, see ``losses.discriminator_loss``; None in a stage
+            without a discriminator.
+    """
+
+    def __init__(self, *, adversarial: str | None) -> None:
+        self._readings = _Watch(Trace(adversarial), SYMPTOMS)
+        self._validations = _Watch(Trace(adversarial), VALIDATION_SYMPTOMS)
+
+    def check(self, event: Reading | Validated) -> list[Alarm]:
+        """The faults that began, came back or grew much worse with this event, none most of the time."""
+        if isinstance(event, Reading):
+            findings = self._readings.look(event.values)
+        else:
+            findings = self._validations.look(_scores(event))
+        return [
+            Alarm(event.stage, event.step, finding.fault, finding.seen, finding.advice, finding.severe)
+            for finding in findings
+        ]
+
+    def state(self) -> dict[str, Any]:
+        """What ``restore`` takes, of types that JSON knows."""
+        return {"readings": self._readings.state(), "validations": self._validations.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where another gauge of the same stage was."""
+        self._readings.restore(state["readings"])
+        self._validations.restore(state["validations"])
+
+
+class _Watch:
+    """One kind of event: its trace, the symptoms looked for, and what was told already."""
+
+    def __init__(self, trace: Trace, symptoms: Sequence[Symptom]) -> None:
+        self._trace, self._symptoms = trace, symptoms
+        self._size: dict[str, float] = {}
+        self._quiet: dict[str, int] = {}
+
+    def look(self, values: Mapping[str, float]) -> list[Finding]:
+        """What is new about a further event."""
+        self._trace.add(values)
+        broken = broken_numbers(self._trace)
+        # Where numbers are no numbers the others mean nothing, and one alarm says it all.
+        findings = [broken] if broken else [found for symptom in self._symptoms if (found := symptom(self._trace))]
+        return self._news(findings)
+
+    def state(self) -> dict[str, Any]:
+        return {"trace": self._trace.state(), "size": dict(self._size), "quiet": dict(self._quiet)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._trace.restore(state["trace"])
+        self._size = {str(fault): float(size) for fault, size in state["size"].items()}
+        self._quiet = {str(fault): int(count) for fault, count in state["quiet"].items()}
+
+    def _news(self, findings: Sequence[Finding]) -> list[Finding]:
+        news = [each for each in findings if each.size >= WORSE * self._size.get(each.fault, 0.0)]
+        self._size |= {each.fault: each.size for each in news}
+        seen = {each.fault for each in findings}
+        self._quiet = {fault: 0 if fault in seen else self._quiet[fault] + 1 for fault in self._size}
+        for fault in [fault for fault, count in self._quiet.items() if count >= QUIET]:
+            del self._size[fault], self._quiet[fault]
+        return news
+
+
+def _scores(event: Validated) -> dict[str, float]:
+    """The numbers of a validation by name; an infinite PSNR, of equal pictures, is none to watch."""
+    ours, bicubic = event.scores, event.bicubic
+    values = {
+        "psnr": ours.psnr_y,
+        "ssim": ours.ssim_y,
+        "drift": ours.drift,
+        "bicubic/psnr": bicubic.psnr_y,
+        "bicubic/drift": bicubic.drift,
+    }
+    if len(ours.shift) == 3:
+        values |= {f"colour/{name}": shift for name, shift in zip(("red", "green", "blue"), ours.shift, strict=True)}
+    return {name: value for name, value in values.items() if value != math.inf}

@@ -1,0 +1,264 @@
+"""What can be wrong with a network's weights, gradients, losses and pictures: each fault is a function of a trace.
+
+A function looks at a few readings, so that one odd batch raises nothing, and compares them with each other or with
+the first ones of the stage. What the discriminator and the generator do to each other is in ``rivalry``.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from statistics import median
+
+from upscaler.training.traces import PERSISTENT, WINDOW, Finding, Trace, short, words
+
+GROWN = 10.0
+"""Times the first root mean square of weights; healthy networks stay within twice of it."""
+
+SMALL_WEIGHT = 0.2
+"""Weights below this may grow by any factor: last layers are often begun near 0."""
+
+LARGE_WEIGHT = {"": 0.35, "_first": 2.0, "_last": 2.0}
+"""Root mean squares that no initialisation reaches: 0.02 to 0.15 is usual, 0.3 for a layer with few inputs. It
+tells a learning rate that ruined the weights before there was a first reading to compare with."""
+
+STEADY = 1.05
+"""Growth from each reading to the next, for two times ``PERSISTENT`` readings, that doubles the weights."""
+
+IDLE_RATE = 1e-3
+"""Share of the early learning rate below which weights may well stand still."""
+
+VANISHED = 1e-3
+"""Share of a gradient, or of the ratio between first and last layer, that is left of the early one. In healthy runs
+that ratio stays within a factor of 10, and the gradient within 100 as long as the loss is not small."""
+
+DOMINANT = 0.9999
+DOMINANT_ADVERSARIAL = 0.99
+"""Share of one loss in the gradient of the pictures. That of the adversarial loss is 5 to 60 % in healthy runs, but with
+spectral norm it begins at 0.1 %; the pixel loss of ESRGAN never has more than 0.1 %."""
+
+TINT = 5.0
+TINT_SPREAD = 3.0
+"""Levels of 255 by which one channel is off, and by which channels differ; healthy runs stay within 3."""
+
+DIVERGED = {False: 2.5, True: 4.0}
+"""Times the best smoothed loss, without and with a discriminator. What a GAN costs, up to 4 dB of PSNR, is 2.5 times
+the squared error."""
+
+PSNR_DROP = {False: 1.5, True: 6.0}
+"""dB below the best, without and with a discriminator. GANs cost 2 to 4, and end up to 3 below bicubic."""
+
+TERMS = ("pixel", "feature", "texture", "adversarial")
+_NETWORKS = ("discriminator", "generator")
+_LAYERS = {"": "", "_first": " of the first layer", "_last": " of the last layer"}
+_COLOURS = ("colour/red", "colour/green", "colour/blue")
+
+
+def broken_numbers(trace: Trace) -> Finding | None:
+    """NaN or infinity anywhere; in gradients alone only twice in a row, as scaled fp16 skips such steps."""
+    now, before = trace.broken[-1], trace.broken[-2] if len(trace.broken) > 1 else []
+    told = [name for name in now if not name.startswith(("gradient/", "picture_gradient/")) or name in before]
+    if not told:
+        return None
+    count, of = len(now), len(now) + len(trace.recent[-1])
+    return Finding(
+        "nan",
+        f"{count} of {of} numbers are NaN (no number) or infinite, such as {words(told[0])}: the arithmetic broke down",
+        "go back to the last checkpoint (--on-alarm rollback). If it comes again: --set engine.precision=fp32, --set "
+        "generator.clip=1 --set discriminator.clip=1, half of generator.learning_rate and discriminator.learning_rate; "
+        "if it comes at the same step, look for a damaged picture",
+        severe=True,
+    )
+
+
+def growing_weights(trace: Trace) -> Finding | None:
+    """Weights far above where they began or can be, or steadily on their way there; the worst of all."""
+    found = [_growth(trace, network, part) for network in _NETWORKS for part in _LAYERS]
+    return max((each for each in found if each), key=lambda each: each.size, default=None)
+
+
+def _growth(trace: Trace, network: str, part: str) -> Finding | None:
+    name = f"weight/{network}{part}"
+    now, first, recent = trace.now(name), trace.early[0].get(name), trace.last(name, 2 * PERSISTENT)
+    if now is None or not first or now < SMALL_WEIGHT:
+        return None
+    steady = all(after > STEADY * before for before, after in pairwise(recent)) and recent[-1:] > [
+        2 * v for v in recent[:1]
+    ]
+    if not steady and now < GROWN * first and now < LARGE_WEIGHT[part]:
+        return None
+    return Finding(
+        f"growing weights in the {network}",
+        f"the {network}'s weights{_LAYERS[part]} have a root mean square of {short(now)}; it was {short(first)} at the first "
+        "reading, and 0.02 to 0.3 is usual",
+        f"a smaller {network}.learning_rate, --set {network}.clip=1, --set {network}.weight_decay=1e-4"
+        + (", --set discriminator.norm=spectral" if network == "discriminator" else ""),
+        severe=True,
+        size=now,
+    )
+
+
+def frozen(trace: Trace) -> Finding | None:
+    """Weights that do not change at all though the learning rate is not 0."""
+    for network in _NETWORKS:
+        weights = [values for part in _LAYERS if (values := trace.last(f"weight/{network}{part}"))]
+        rates, usual = trace.last(f"rate/{network}"), trace.at_first(f"rate/{network}")
+        idle = bool(rates) and usual is not None and min(rates) <= IDLE_RATE * usual
+        if not weights or idle or any(max(values) > min(values) for values in weights):
+            continue
+        gradient = trace.now(f"gradient/{network}")
+        return Finding(
+            f"frozen {network}",
+            f"the {network}'s weights are exactly the same in {PERSISTENT} readings; its gradient is "
+            + ("missing" if gradient is None else short(gradient)),
+            f"it is not updated. See that {network}.learning_rate is large enough for its weights to change; fp16 skips steps "
+            "whose gradients overflow: --set engine.precision=bf16 or fp32. Else changed code leaves its step out",
+            severe=True,
+        )
+    return None
+
+
+def no_gradient(trace: Trace) -> Finding | None:
+    """A network whose gradient is exactly zero though its loss is not."""
+    for network in _NETWORKS:
+        gradient, loss = trace.last(f"gradient/{network}"), trace.last(f"loss/{network}")
+        first, last = trace.last(f"gradient/{network}_first"), trace.last(f"gradient/{network}_last")
+        cut = (
+            bool(last)
+            and min(last) > 0
+            and all(f"gradient/{network}_first" not in r for r in trace.recent[-PERSISTENT:])
+        )
+        cut = cut or (bool(first and last) and max(first) == 0 < min(last))
+        if not cut and not (gradient and loss and max(gradient) == 0 < max(map(abs, loss))):
+            continue
+        where = f"first layer of the {network} gets no gradient, though its last layer does" if cut else (
+            f"{network} gets no gradient at all, though its loss is {short(loss[-1])}"
+        )  # fmt: skip
+        return Finding(
+            f"no gradient in the {network}",
+            f"the {where}",
+            "a part is cut off from the loss, such as by a misplaced detach or no_grad in changed code. With fp16 small "
+            "gradients become 0: --set engine.precision=bf16 or fp32"
+            + (
+                ". A hinge loss has none where D is right about everything: a smaller discriminator.learning_rate"
+                if network == "discriminator" and trace.adversarial == "hinge"
+                else ""
+            ),
+            severe=True,
+        )
+    return None
+
+
+def vanishing_gradient(trace: Trace) -> Finding | None:
+    """The first layer's gradient fades against the last layer's."""
+    for network in _NETWORKS:
+        names = f"gradient/{network}_first", f"gradient/{network}_last"
+        first, last = (trace.last(name) for name in names)
+        first_before, last_before = (trace.at_first(name) for name in names)
+        if not first or not last or min(last) <= 0 or not first_before or not last_before:
+            continue
+        ratio = max(a / b for a, b in zip(first, last, strict=True))
+        before = first_before / last_before
+        if 0 < ratio < VANISHED * before:
+            return Finding(
+                f"vanishing gradient in the {network}",
+                f"the gradient of the {network}'s first layer is {short(ratio)} times that of its last layer, at first it was "
+                f"{short(before)} times: its first layers hardly learn",
+                f"a smaller {network}.learning_rate, --set engine.precision=fp32"
+                + (", --set discriminator.norm=spectral" if network == "discriminator" else ""),
+                severe=False,
+            )
+    return None
+
+
+def dominant_loss(trace: Trace) -> Finding | None:
+    """One loss that drowns the others."""
+    for term in TERMS:
+        limit, count = (DOMINANT_ADVERSARIAL, PERSISTENT + 2) if term == "adversarial" else (DOMINANT, WINDOW)
+        shares = [share(reading, term) for reading in trace.recent[-count:]]
+        if len(shares) < count or any(each is None or each <= limit for each in shares):
+            continue
+        return Finding(
+            f"dominant {term} loss",
+            f"{100 * (shares[-1] or 0):.3g} % of the gradient in the generated pictures comes from the {term} loss; the others "
+            "hardly count",
+            f"a smaller losses.{term}_weight, or a larger one for the loss that is drowned",
+            severe=False,
+        )
+    return None
+
+
+def share(reading: dict[str, float], term: str) -> float | None:
+    """The part of a loss in the gradients of the pictures, 0..1; None where it is the only one or nothing was measured."""
+    sizes = {each: reading[name] for each in TERMS if (name := f"picture_gradient/{each}") in reading}
+    total = sum(sizes.values())
+    return sizes.get(term, 0.0) / total if total > 0 and sizes.keys() - {term} else None
+
+
+def tinted_patches(trace: Trace) -> Finding | None:
+    """Patches of other colours than the originals, for five readings."""
+    return _tint(trace, PERSISTENT + 2, "patches")
+
+
+def tinted_pictures(trace: Trace) -> Finding | None:
+    """Whole pictures of other colours than the originals, in two validations."""
+    return _tint(trace, 2, "validation pictures")
+
+
+def _tint(trace: Trace, count: int, what: str) -> Finding | None:
+    """Colours that are off to the same side each time, unevenly, and not on their way back."""
+    channels = [trace.last(colour, count) for colour in _COLOURS]
+    if not all(channels):
+        return None
+    worst = max(channels, key=lambda values: abs(values[-1]))
+    spread = min(max(offsets) - min(offsets) for offsets in zip(*channels, strict=True))
+    same_side = min(worst) > TINT or max(worst) < -TINT
+    if not same_side or spread < TINT_SPREAD or abs(worst[-1]) < 0.9 * max(map(abs, worst)):
+        return None
+    red, green, blue = (values[-1] for values in channels)
+    return Finding(
+        f"colour tint in {what}",
+        f"the generated {what} differ from the originals by {red:+.1f} levels of red, {green:+.1f} of green and {blue:+.1f} of "
+        "blue (of 255)",
+        "a larger losses.pixel_weight (10 times), a smaller losses.adversarial_weight or generator.learning_rate",
+        severe=False,
+        size=abs(worst[-1]),
+    )
+
+
+def diverged(trace: Trace) -> Finding | None:
+    """A loss of the generator far above its best; adversarial losses rise and fall, and are left out."""
+    for term in TERMS[:3]:
+        recent, best = trace.last(f"loss/{term}"), trace.lowest.get(f"loss/{term}", 0.0)
+        if recent and 0 < best * DIVERGED[bool(trace.adversarial)] < median(recent):
+            return Finding(
+                "divergence",
+                f"the {term} loss is {short(median(recent))}, {median(recent) / best:.1f} times its best, {short(best)}",
+                f"go back to the last checkpoint (--on-alarm rollback); {_calmer(trace)}",
+                severe=True,
+                size=median(recent) / best,
+            )
+    return None
+
+
+def lost_psnr(trace: Trace) -> Finding | None:
+    """Validation far below its best, with a GAN also far below bicubic interpolation."""
+    now, bicubic = trace.now("psnr"), trace.now("bicubic/psnr")
+    if now is None:
+        return None
+    best, what = trace.highest, "the best so far"
+    if trace.adversarial and bicubic is not None and bicubic > best:
+        best, what = bicubic, "bicubic interpolation"
+    if best - now < PSNR_DROP[bool(trace.adversarial)]:
+        return None
+    return Finding(
+        "lost PSNR",
+        f"the validation pictures have a PSNR of {now:.2f} dB, {best - now:.1f} dB below {what}",
+        f"go back to the last checkpoint (--on-alarm rollback); {_calmer(trace)}",
+        severe=True,
+        size=best - now,
+    )
+
+
+def _calmer(trace: Trace) -> str:
+    more = ", a smaller losses.adversarial_weight or a larger losses.pixel_weight" if trace.adversarial else ""
+    return f"half of generator.learning_rate, --set generator.clip=1{more}"
