@@ -56,7 +56,7 @@ class Recorder:
         self._board = Board(folder.tensorboard, None if resumed_at is None else resumed_at + 1)
         self._metrics = _appending(folder.metrics)
         self._log = _appending(folder.log)
-        self._shown: set[str] = set()
+        self._shown: set[tuple[str, str]] = set()
 
     def record(self, event: Event) -> None:
         """Write an event down; it is with the system when this returns.
@@ -101,24 +101,25 @@ class Recorder:
             case Validated():
                 self._board.scalars(event.step, _validation_scalars(event.scores))
                 for sample in event.samples:
-                    self._show_sample(sample, event.step)
+                    self._show_sample(sample, event)
             case Alarm():
                 severe = " (severe)" if event.severe else ""
                 self._board.text(event.step, "alarms", f"**{event.fault}**{severe}: {event.seen}; {event.advice}")
             case RolledBack():
                 self._board.purge(event.to + 1)
 
-    def _show_sample(self, sample: Sample, step: int) -> None:
+    def _show_sample(self, sample: Sample, event: Validated) -> None:
         columns = [("bicubic", sample.bicubic), ("result", sample.result), ("reference", sample.reference)]
-        self._board.picture(step, f"validation/{sample.name}", crops_sheet([columns]))
+        self._board.picture(event.step, f"validation/{sample.name}", crops_sheet([columns]))
         folder = self._folder.samples / sample.name
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        if sample.name not in self._shown:
-            self._shown.add(sample.name)
+        # A stage may make its LR pictures in another way than the one before.
+        if (event.stage, sample.name) not in self._shown:
+            self._shown.add((event.stage, sample.name))
             _write(folder / "bicubic.png", sample.bicubic)
             _write(folder / "reference.png", sample.reference)
-        _write(folder / f"{step:0{_DIGITS}}.png", sample.result)
+        _write(folder / f"{event.step:0{_DIGITS}}.png", sample.result)
 
 
 def sample_steps(folder: Path) -> dict[int, Path]:
