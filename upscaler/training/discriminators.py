@@ -181,7 +181,7 @@ class PatchDiscriminator(nn.Module):
 
 
 def build_discriminator(
-    kind: Kind, *, features: int = 64, kernel: int = 3, norm: Norm = "batch"
+    kind: Kind, *, features: int, kernel: int, norm: Norm
 ) -> VGGDiscriminator | UNetDiscriminator | PatchDiscriminator:
     """A discriminator of pictures with three channels; the arguments are those of its class."""
     if kind == "vgg":

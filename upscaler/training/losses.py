@@ -56,7 +56,7 @@ def discriminator_loss(
             - ``relativistic``: E H(D(x_r) - D(x_f), y_r), each real output against the fake one at its
               place; it has no use for y_f
             - ``relativistic-average``: half of E H(D(x_r) - E D(x_f), y_r) + E H(D(x_f) - E D(x_r), y_f)
-            - ``lsgan``: E (D(x_r) - y_r)^2 + E (D(x_f) - y_f)^2
+            - ``lsgan``: E (D(x_r) - y_r)^2 + E (D(x_f) - y_f)^2, twice the paper's
             - ``hinge``: E max(0, 1 - D(x_r)) + E max(0, 1 + D(x_f))
             - ``wgan``: E D(x_f) - E D(x_r)
         real: raw outputs for the real pictures.
@@ -94,7 +94,7 @@ def generator_loss(
             - ``standard``: E H(D(x_f), 1), which does not saturate
             - ``relativistic``: E H(D(x_f) - D(x_r), 1)
             - ``relativistic-average``: half of E H(D(x_r) - E D(x_f), 0) + E H(D(x_f) - E D(x_r), 1)
-            - ``lsgan``: E (D(x_f) - 1)^2
+            - ``lsgan``: E (D(x_f) - 1)^2, twice the paper's
             - ``hinge`` and ``wgan``: -E D(x_f)
         real: raw outputs for the real pictures; only the relativistic losses look at them.
         fake: raw outputs for the generated pictures, through which gradients go to the generator.

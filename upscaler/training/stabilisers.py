@@ -75,8 +75,8 @@ def mixing(seeds: Sequence[int]) -> Tensor:
 def instance_noise(pictures: Tensor, sigma: float, seeds: Sequence[int], stream: int) -> Tensor:
     """Pictures with Gaussian noise, as the discriminator is to see them; gradients pass through.
 
-    Sonderby et al., "Amortised MAP Inference for Image Super-resolution", ICLR 2017 (arXiv:1610.04490),
-    section 2.3.1; Arjovsky and Bottou, ICLR 2017 (arXiv:1701.04862). Nothing is clipped.
+    Sonderby et al., "Amortised MAP Inference for Image Super-resolution", ICLR 2017 (arXiv:1610.04490);
+    Arjovsky and Bottou, ICLR 2017 (arXiv:1701.04862). Nothing is clipped.
 
     Args:
         pictures: (N, C, H, W), 0..1.
@@ -88,7 +88,8 @@ def instance_noise(pictures: Tensor, sigma: float, seeds: Sequence[int], stream:
     """
     if not sigma:
         return pictures
-    noise = torch.stack([_normal(pictures[0], (seed, _NOISE, stream)) for seed in seeds])
+    keyed = zip(pictures, seeds, strict=True)
+    noise = torch.stack([_normal(picture, (seed, _NOISE, stream)) for picture, seed in keyed])
     return torch.add(pictures, noise, alpha=sigma)
 
 
@@ -127,9 +128,9 @@ def initialise(
             et al., ICLR 2014, arXiv:1312.6120).
         seed: of the weights.
         slope: of the activation for negative values: 0.2 for RRDBNet and discriminators, 0.25 for a new PReLU.
-        scale: factor on the weights inside dense blocks; ESRGAN has 0.1 (supplement, section 2).
-        last_scale: factor on the weights of the last layer: a small one begins near what a network is
-            without it, for Compact nearest-neighbour enlargement.
+        scale: factor inside dense blocks, where there are any; ESRGAN has 0.1.
+        last_scale: factor on the last layer: with a small one a network begins near what it is without it,
+            which for Compact is nearest-neighbour enlargement.
     """
     if kind not in get_args(Initialisation):
         raise ValueError(f"there is no initialisation {kind}")
@@ -142,7 +143,8 @@ def initialise(
         weight.copy_(_drawn_weight(layer, weight.shape, kind, slope, generator) * factor)
         if layer.bias is not None and kind == "default":
             bound = 1 / sqrt(weight[0].numel())
-            layer.bias.copy_(torch.empty(layer.bias.shape).uniform_(-bound, bound, generator=generator))
+            drawn = torch.empty(layer.bias.shape).uniform_(-bound, bound, generator=generator)
+            layer.bias.copy_(drawn * factor)
         elif layer.bias is not None:
             layer.bias.zero_()
         if is_parametrized(layer, "weight"):
