@@ -11,13 +11,13 @@ from typing import Annotated, NoReturn
 import typer
 
 from upscaler import __version__
-from upscaler.cli import evaluate, models, prepare_data, upscale
+from upscaler.cli import evaluate, models, prepare_data, train, upscale
 from upscaler.cli.console import Console
 from upscaler.errors import UserError
 
 app = typer.Typer(
     name="srup",
-    help="Upscale pictures, measure results, prepare training data.",
+    help="Upscale pictures, measure results, prepare training data, train networks.",
     invoke_without_command=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.command(name="upscale")(upscale.upscale)
 app.command(name="evaluate")(evaluate.evaluate)
 app.command(name="prepare-data")(prepare_data.prepare_data)
+app.command(name="train")(train.train)
 app.add_typer(models.app, name="models")
 
 _INTERRUPTED = 130
@@ -46,7 +47,7 @@ def root(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and stop.")
     ] = False,
 ) -> None:
-    """Upscale pictures, measure results, prepare training data."""
+    """Upscale pictures, measure results, prepare training data, train networks."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 

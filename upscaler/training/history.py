@@ -51,7 +51,14 @@ _KINDS = {
 
 def event_line(event: Event, folder: Path, time: float) -> str:
     """An event as a line of ``metrics.jsonl``; paths in the run's folder are relative to it."""
-    content: dict[str, Any] = {"kind": _KINDS[type(event)], "time": round(time, 3), "step": event.step}
+    content = event_content(event, folder)
+    line = {"kind": content.pop("kind"), "time": round(time, 3), **content}
+    return json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def event_content(event: Event, folder: Path | None = None) -> dict[str, Any]:
+    """An event as values that JSON knows; paths are relative to ``folder`` where one is given."""
+    content: dict[str, Any] = {"kind": _KINDS[type(event)], "step": event.step}
     match event:
         case Reading():
             values = {name: float(value) for name, value in event.values.items()}
@@ -62,7 +69,8 @@ def event_line(event: Event, folder: Path, time: float) -> str:
             content |= {"samples": [sample.name for sample in event.samples]}
         case _:
             content |= {each.name: getattr(event, each.name) for each in fields(event)}
-    return json.dumps(_plain(content, folder), ensure_ascii=False, allow_nan=False) + "\n"
+    plain: dict[str, Any] = _plain(content, folder)
+    return plain
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -217,12 +225,14 @@ def _quantiles(distributions: Mapping[str, NDArray[np.float32]]) -> dict[str, li
     }
 
 
-def _plain(value: Any, folder: Path) -> Any:
+def _plain(value: Any, folder: Path | None) -> Any:
     """A value of events as JSON has it."""
     if isinstance(value, Mapping):
         return {key: _plain(each, folder) for key, each in value.items()}
     if isinstance(value, Path):
-        return value.relative_to(folder).as_posix() if value.is_relative_to(folder) else str(value)
+        if folder is not None and value.is_relative_to(folder):
+            return value.relative_to(folder).as_posix()
+        return str(value)
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(each, folder) for each in value]
     if isinstance(value, float) and not np.isfinite(value):

@@ -8,6 +8,7 @@ that a run can go on with another number of processes: step k trains on the same
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -55,6 +56,8 @@ class Batch(NamedTuple):
 
 def floats(pictures: Tensor, device: torch.device | str = "cpu") -> Tensor:
     """Pictures uint8 as float32 in 0..1 on a device; a quarter of the bytes travel there."""
+    if torch.device(device).type == "cuda":
+        pictures = pictures.pin_memory()  # from pinned memory the copy does not make the GPU wait
     return pictures.to(device, non_blocking=True).float().div_(255)
 
 
@@ -69,7 +72,7 @@ def degraded(hr: Tensor, degrade: Degrade, scale: int, seeds: Sequence[int]) -> 
             among processes in multiples of four comes out as in one process.
     """
     # Drawn on the CPU: the sizes of tensors depend on it, and asking a GPU for them would make it wait.
-    parts = zip(hr.split(_GROUP), seeds[::_GROUP], strict=True)
+    parts = zip(torch.split(hr, _GROUP), seeds[::_GROUP], strict=True)
     return torch.cat([degrade(part, scale, Generator().manual_seed(seed)) for part, seed in parts])
 
 
@@ -245,6 +248,7 @@ def load(pairs: Pairs, *, start: int = 0, workers: int = 1) -> Iterator[Batch]:
         num_workers=workers,
         prefetch_factor=_PREFETCHED,
         collate_fn=_as_it_is,
+        worker_init_fn=_leave_interrupts,
         multiprocessing_context=context,
         generator=torch.Generator(),  # the loader would draw from the global one otherwise
     )
@@ -265,6 +269,11 @@ class _Arrays(Dataset[_Sent]):
     def __getitem__(self, step: int) -> _Sent:
         hr, lr, seeds = self.pairs[step]
         return hr.numpy(), None if lr is None else lr.numpy(), seeds
+
+
+def _leave_interrupts(_: int) -> None:
+    """Ctrl-C goes to every process of a terminal; what it means is for the one that trains to say."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _as_it_is(sent: Any) -> Any:

@@ -18,6 +18,11 @@ class RunFolder:
         return self.path / "config.toml"
 
     @property
+    def origin(self) -> Path:
+        """Where the data of the run are, as JSON."""
+        return self.path / "origin.json"
+
+    @property
     def log(self) -> Path:
         """One line for each event, for people."""
         return self.path / "log.txt"

@@ -1,0 +1,79 @@
+"""Checkpoints: everything a run needs to go on as if nothing had happened."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from upscaler.errors import UserError
+from upscaler.saving import whole_file
+
+FORMAT = 1
+_NAME = re.compile(r"step-(\d{9})\.pt")
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return folder / f"step-{step:09}.pt"
+
+
+def checkpoints_in(folder: Path) -> dict[int, Path]:
+    """All checkpoints by step, oldest first."""
+    found = {int(match[1]): path for path in folder.glob("step-*.pt") if (match := _NAME.fullmatch(path.name))}
+    return dict(sorted(found.items()))
+
+
+def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any]) -> Path:
+    """Write a checkpoint so that it is there complete or not at all.
+
+    Args:
+        folder: of the checkpoints.
+        step: steps done.
+        state: tensors, numbers, text, and lists and dicts of them.
+
+    Raises:
+        UserError: it cannot be written, for example for want of space. Those before it stay as they are.
+    """
+    path = checkpoint_path(folder, step)
+    with whole_file(path) as file:
+        torch.save({"format": FORMAT, "step": step, **state}, file)
+    return path
+
+
+def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read a checkpoint; its tensors come to the device.
+
+    Raises:
+        UserError: it cannot be read, is damaged, or is of another version.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        version = state["format"]
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:  # damaged bytes make the unpickler raise anything
+        raise UserError(f"{path} is damaged or no checkpoint; remove it to go on from the one before it") from error
+    if version != FORMAT:
+        raise UserError(f"{path} is of format {version}, and this srup reads {FORMAT}")
+    return state
+
+
+def thin_out(folder: Path, keep: int, precious: int | None) -> None:
+    """Remove all but the last ``keep`` checkpoints and the one of the step ``precious``."""
+    found = checkpoints_in(folder)
+    for step in list(found)[:-keep]:
+        if step != precious:
+            with suppress(FileNotFoundError):
+                found[step].unlink()
+
+
+def remove_after(folder: Path, step: int) -> None:
+    """Remove the checkpoints of later steps."""
+    for later, path in checkpoints_in(folder).items():
+        if later > step:
+            path.unlink(missing_ok=True)

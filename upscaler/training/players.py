@@ -1,0 +1,132 @@
+"""The networks that take part in a stage: made, initialised and placed on their device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
+
+from upscaler.errors import UserError
+from upscaler.model.compact import Compact
+from upscaler.model.layouts import NETWORKS
+from upscaler.model.rrdbnet import RRDB, RRDBNet
+from upscaler.model.web import Progress
+from upscaler.model.weights import Weights
+from upscaler.training.config import Config, Engine, Perceptual, Stage
+from upscaler.training.discriminators import build_discriminator
+from upscaler.training.perceptual import VGGFeatures, check_layers, load_vgg
+from upscaler.training.stabilisers import initialise
+
+Generator = RRDBNet | Compact
+
+_PRELU_SLOPE = 0.25
+_LEAKY_SLOPE = 0.2
+
+
+def make_generator(config: Config) -> Generator:
+    """The generator of a run on the CPU, initialised.
+
+    Raises:
+        UserError: settings that its architecture does not have.
+    """
+    network = config.network
+    try:
+        generator = NETWORKS[network.architecture](**network.settings | {"scale": config.scale})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"network.settings: {str(error).removeprefix('RRDBNet.__init__() ')}") from error
+    initialise(
+        generator,
+        network.initialisation,
+        seed=config.seed,
+        slope=_PRELU_SLOPE if isinstance(generator, Compact) else _LEAKY_SLOPE,
+        scale=network.initialisation_scale,
+        last_scale=network.last_layer_scale,
+    )
+    return generator
+
+
+def begin_with(generator: Generator, weights: Weights) -> None:
+    """Give a generator weights to begin with.
+
+    Raises:
+        UserError: they are of another network.
+    """
+    wanted, found = generator.settings(), weights.settings
+    different = [f"{key} {found.get(key)}, not {wanted[key]}" for key in wanted if found.get(key) != wanted[key]]
+    if weights.architecture != generator.architecture or different:
+        reason = "; ".join(different) if weights.architecture == generator.architecture else "another architecture"
+        raise UserError(
+            f"--init is a {weights.architecture} and the run trains a {generator.architecture} ({reason}); "
+            "set network.architecture and network.settings to those of the weights"
+        )
+    generator.load_state_dict(weights.tensors)
+
+
+def make_discriminator(stage: Stage, seed: int) -> nn.Module | None:
+    """The discriminator of a stage on the CPU, initialised; None where it has none."""
+    settings = stage.discriminator
+    if settings.kind == "none":
+        return None
+    discriminator = build_discriminator(
+        settings.kind, features=settings.features, kernel=settings.kernel, norm=settings.norm
+    )
+    initialise(discriminator, "default", seed=seed)
+    return discriminator
+
+
+def placed(network: nn.Module, engine: Engine, device: torch.device) -> nn.Module:
+    """The network on its device, laid out and compiled as the engine says, ready to train."""
+    network = network.to(device).train()
+    if engine.channels_last:
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if engine.checkpointing:
+        apply_activation_checkpointing(network, check_fn=lambda module: isinstance(module, RRDB))
+    if engine.compile:
+        network.compile()
+    return network
+
+
+class Eyes:
+    """VGG features by what a stage asks for; each network's weights are read once.
+
+    Args:
+        stages: all of the run, so that missing weights are noticed before it begins.
+        progress: told of (bytes done, bytes in all) while weights are downloaded.
+
+    Raises:
+        UserError: layers that there are not, or weights that cannot be had.
+    """
+
+    def __init__(self, stages: Sequence[Stage], progress: Progress | None = None) -> None:
+        self._tensors: dict[tuple[str, str], dict[str, Tensor]] = {}
+        for stage in stages:
+            if layers := _layers(stage):
+                check_layers(stage.perceptual.network, layers)
+                key = _key(stage.perceptual)
+                if key not in self._tensors:
+                    file = Path(stage.perceptual.file).expanduser() if stage.perceptual.file else None
+                    self._tensors[key] = load_vgg(stage.perceptual.network, file, progress)
+
+    def of(self, stage: Stage, device: torch.device) -> VGGFeatures | None:
+        """What a stage looks through, on the device; None where no loss looks at features."""
+        layers = _layers(stage)
+        if not layers:
+            return None
+        features = VGGFeatures(stage.perceptual.network, layers, self._tensors[_key(stage.perceptual)]).to(device)
+        if stage.engine.channels_last:
+            features = features.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return features
+
+
+def _layers(stage: Stage) -> list[str]:
+    losses, perceptual = stage.losses, stage.perceptual
+    wanted = dict.fromkeys(perceptual.layers if losses.feature_weight else ())
+    wanted |= dict.fromkeys(perceptual.texture_layers if losses.texture_weight else ())
+    return list(wanted)
+
+
+def _key(perceptual: Perceptual) -> tuple[str, str]:
+    return perceptual.network, perceptual.file

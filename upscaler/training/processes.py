@@ -1,0 +1,97 @@
+"""This process among those that ``torchrun`` started; alone it needs nothing of torch.distributed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from upscaler.errors import UserError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Which one this is, of how many."""
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes and speaks."""
+        return self.rank == 0
+
+    def largest(self, value: int) -> int:
+        """The largest value in any process; all must ask at the same step."""
+        if self.world == 1:
+            return value
+        box = torch.tensor(value)  # on the CPU, so that a GPU need not be waited for
+        torch.distributed.all_reduce(box, torch.distributed.ReduceOp.MAX)
+        return int(box)
+
+    def told(self, value: Any) -> Any:
+        """What the first process says; all must ask at the same step."""
+        if self.world == 1:
+            return value
+        box = [value]
+        torch.distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over the values of all processes, with its gradient."""
+        local = values.mean()
+        return local if self.world == 1 else cast(Tensor, _MeanOverProcesses.apply(local, self.world))  # type: ignore[no-untyped-call]
+
+    def parallel(self, module: nn.Module, device: torch.device) -> nn.Module:
+        """The module with gradients averaged over all processes."""
+        if self.world == 1:
+            return module
+        if device.type == "cuda":
+            module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+        devices = [device] if device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Processes]:
+    """Take one's place among the processes of ``torchrun``; does nothing without it.
+
+    Raises:
+        UserError: this PyTorch cannot talk to the other processes.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield Processes()
+        return
+    if not torch.distributed.is_available():
+        raise UserError("this PyTorch was built without torch.distributed; train in one process")
+    kinds = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    torch.distributed.init_process_group(kinds, device_id=device if device.type == "cuda" else None)
+    try:
+        yield Processes(torch.distributed.get_rank(), world)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+class _MeanOverProcesses(torch.autograd.Function):
+    """The mean over processes. Each process's gradient is the sum of what all of them send back, over their number."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, world: int) -> Tensor:
+        ctx.world = world
+        return _summed(value) / world
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _summed(gradients[0]) / ctx.world, None
+
+
+def _summed(value: Tensor) -> Tensor:
+    total = value.detach().clone()
+    torch.distributed.all_reduce(total)
+    return total

@@ -1,0 +1,206 @@
+"""From an order to a run: its folder, its records, its signals, its place among processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from upscaler.errors import UserError
+from upscaler.model.web import Progress
+from upscaler.model.weights import Weights
+from upscaler.saving import explained, whole_file
+from upscaler.training.config import Config, config_text, differences
+from upscaler.training.loop import Order, Run
+from upscaler.training.processes import joined
+from upscaler.training.readings import Event, Finished
+from upscaler.training.recording import Recorder
+from upscaler.training.runs import RunFolder
+from upscaler.training.shards import PreparedSet
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The data of a run.
+
+    Args:
+        data: folder of the training set.
+        identity: of the set, from its manifest.
+        val: folder of validation pictures; None for the set's own.
+    """
+
+    data: Path
+    identity: str
+    val: Path | None
+
+    @classmethod
+    def of(cls, data: PreparedSet, val: Path | None) -> Origin:
+        """The data as they are now."""
+        return cls(data.folder.resolve(), str(data.manifest.get("identity", "")), val and val.resolve())
+
+    @classmethod
+    def read(cls, folder: RunFolder) -> Origin:
+        """What a run was begun with.
+
+        Raises:
+            UserError: there is no run in the folder.
+        """
+        try:
+            content = json.loads(folder.origin.read_text(encoding="utf-8"))
+            return cls(Path(content["data"]), content["identity"], content["val"] and Path(content["val"]))
+        except FileNotFoundError as error:
+            raise UserError(f"there is no run in {folder.path}; begin one with --preset") from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{folder.origin} is damaged or cannot be read") from error
+
+    def check(self, data: PreparedSet) -> None:
+        """See that a training set is the one that the run was begun with.
+
+        Raises:
+            UserError: it is another.
+        """
+        if self.of(data, None).identity != self.identity:
+            raise UserError(f"{data.folder} is not the training set that the run was begun with")
+
+    def write(self, folder: RunFolder) -> None:
+        """Write it into a run's folder.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        content = {"data": str(self.data), "identity": self.identity, "val": self.val and str(self.val)}
+        with whole_file(folder.origin) as file:
+            file.write(json.dumps(content, indent=1).encode())
+
+
+def train(
+    order: Order,
+    *,
+    init: Weights | None,
+    resume: bool,
+    notify: Callable[[Event], None],
+    warn: Callable[[str], None],
+    progress: Progress | None = None,
+) -> Finished:
+    """Train, from the beginning or from where a run was.
+
+    SIGINT and SIGTERM end it after the step at hand, with everything saved; the second one ends it at once.
+
+    Args:
+        order: what to do.
+        init: weights to begin with.
+        resume: go on with the run in the folder.
+        notify: told of every event, in the first process alone.
+        warn: told what a person should know although the work goes on.
+        progress: told of (bytes done, bytes in all) while weights of a VGG are downloaded.
+
+    Raises:
+        UserError: whatever a person must mend. What was saved stays good.
+    """
+    folder = order.folder
+    recorder: Recorder | None = None
+
+    def tell(event: Event) -> None:
+        if recorder is not None:
+            recorder.record(event)
+        notify(event)
+
+    with joined(order.device) as processes, _asked_to_stop() as asked:
+        if not resume:
+            check_fresh(folder)
+        run = Run(order, processes, asked, tell, progress)
+        step = run.resume() if resume else None
+        if init is not None and not resume:
+            run.begin_with(init)
+        if not processes.first:
+            return run.go()
+        for line in run.left_out:
+            warn(f"left out of validation: {line}")
+        if not run.validates:
+            warn("there is nothing to validate with; give --val, or prepare the data with --validation 5%")
+        with _alone(folder):
+            if not resume:
+                Origin.of(order.data, order.val).write(folder)
+                with whole_file(folder.config) as file:
+                    file.write(config_text(order.config).encode())
+            recorder = Recorder(folder, resumed_at=step)
+            try:
+                return run.go()
+            finally:
+                recorder.close()
+
+
+def check_fresh(folder: RunFolder) -> None:
+    """See that nothing is in a new run's folder.
+
+    Raises:
+        UserError: something is.
+    """
+    if folder.config.exists():
+        raise UserError(f"{folder.path} holds a run; go on with --resume {folder.path}, or use another -o")
+    with explained(folder.path):
+        if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+            raise UserError(f"{folder.path} is in use; -o takes a new or empty folder")
+
+
+def check_same(folder: RunFolder, begun: Config, wanted: Config) -> None:
+    """See that a run goes on as it was begun.
+
+    Raises:
+        UserError: something else is wanted of it.
+    """
+    if different := differences(begun, wanted):
+        more = f" and {len(different) - 3} more" if len(different) > 3 else ""
+        raise UserError(
+            f"the run in {folder.path} has another configuration: {', '.join(different[:3])}{more}; "
+            "leave the settings out to go on with it, or begin another run with --init"
+        )
+
+
+def restarted(folder: RunFolder) -> bool:
+    """Whether ``torchrun`` has started this command again after a failure, and its run is there to go on with."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0 and folder.config.exists()
+
+
+@contextmanager
+def _alone(folder: RunFolder) -> Iterator[None]:
+    with explained(folder.path):
+        folder.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise UserError(f"another srup train is at work in {folder.path}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[threading.Event]:
+    """An event that the first SIGINT or SIGTERM sets; the second does what it did before."""
+    asked = threading.Event()
+    before: dict[int, Any] = {}
+
+    def ask(number: int, _: FrameType | None) -> None:
+        asked.set()
+        signal.signal(number, before[number])
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, ask)
+    try:
+        yield asked
+    finally:
+        for asking, handler in before.items():
+            signal.signal(asking, handler)
