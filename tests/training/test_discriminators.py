@@ -86,6 +86,15 @@ def test_unet_adds_its_skip_connections() -> None:
     torch.testing.assert_close(network(pictures(24, 16)), expected)
 
 
+def test_unet_judges_pictures_of_odd_sizes_with_mirrored_edges() -> None:
+    network = UNetDiscriminator(features=2, norm="none")
+    x = pictures(37, 50)
+    mirrored = torch.cat([x, x[:, :, 33:36].flip(2)], dim=2)
+    mirrored = torch.cat([mirrored, mirrored[..., 43:49].flip(3)], dim=3)
+    assert mirrored.shape[-2:] == (40, 56)
+    torch.testing.assert_close(network(x), network(mirrored)[..., :37, :50])
+
+
 def test_only_the_inner_convolutions_of_the_published_unet_are_normalised() -> None:
     layers = convolutions(UNetDiscriminator(features=2))
     assert [is_parametrized(layer, "weight") for layer in layers] == [False, *[True] * 8, False]

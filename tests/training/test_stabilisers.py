@@ -57,6 +57,14 @@ def test_flips_give_the_label_of_the_other_kind_as_often_as_asked_for() -> None:
     assert float(both) < 0.01  # 0.0025 where they are independent
 
 
+def test_flips_and_noise_are_independent() -> None:
+    real = Labels(smoothing=0.3, noise=0.2, flips=0.3).real(MANY)
+    kept, flipped = real[real > 0.45], real[real < 0.45]
+    assert len(flipped) / len(real) == pytest.approx(0.3, abs=0.03)
+    assert float(kept.mean()) == pytest.approx(0.7, abs=0.01)
+    assert float((flipped == 0).float().mean()) == pytest.approx(0.5, abs=0.05)
+
+
 def test_labels_belong_to_samples_whatever_the_batch() -> None:
     labels = Labels(0.1, 0.05, 0.2)
     seeds = [5, 2**62 + 1, 0, 77]
