@@ -69,6 +69,18 @@ def test_another_picture(pair: tuple[Any, Any], scene: Any) -> None:
     assert pair_problem(pair[0], luma(scene(2, 64, 80)), 4) == "LR does not show what HR shows"
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_a_mirrored_picture(scene: Any, symmetric: bool) -> None:
+    hr = scene(1, 256, 320)
+    if symmetric:  # all but the finest: a meadow under a sky
+        sky = np.linspace(0, 200, 256)[:, None, None]
+        hr = (hr * 0.2 + sky).astype(np.uint8)
+    lr = luma(resize(hr, 64, 80))
+    assert pair_problem(luma(hr), lr, 4) is None
+    for turned in (lr[:, ::-1], lr[::-1, ::-1]):
+        assert pair_problem(luma(hr), turned, 4) == "LR is mirrored or turned"
+
+
 @pytest.mark.parametrize(
     ("shift", "words"), [((1, 0), "1 down and 0 right"), ((0, -1), "0 down and 1 left"), ((-3, 2), "3 up and 2 right")]
 )

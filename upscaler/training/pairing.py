@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from upscaler.images.partners import core_of
 from upscaler.images.resize import resize
-from upscaler.training.fingerprints import Luma, correlation, details, overlap
+from upscaler.training.fingerprints import Luma, correlation, details, overlap, views
 
 SAME_SCENE = 0.7
 """An LR picture whose luma correlates less with its reduced HR picture shows something else."""
 
 _BETTER = 0.05
-"""A shift counts if the details correlate by so much more with it than without."""
+"""A shift or a turn counts if the details correlate by so much more with it than without."""
 
 _CENTRE = 512
 _FLAT = 2.0
@@ -73,10 +73,14 @@ def pair_problem(hr: Luma, lr: Luma, scale: int) -> str | None:
     if min(given.shape) < _SMALLEST or reduced.std() < _FLAT:
         return None
     down, across = _shift(reduced, given)
+    fine = details(reduced), details(given)
+    there, moved = correlation(*fine), correlation(*overlap(*fine, down, across))
+    turned = (view for view in views(fine[1]) if view.shape == fine[0].shape)
+    if any(correlation(fine[0], view) > max(there, moved) + _BETTER for view in turned):
+        return "LR is mirrored or turned"
     if correlation(*overlap(reduced, given, down, across)) < SAME_SCENE:
         return "LR does not show what HR shows"
-    fine = details(reduced), details(given)
-    if (down, across) != (0, 0) and correlation(*overlap(*fine, down, across)) > correlation(*fine) + _BETTER:
+    if (down, across) != (0, 0) and moved > there + _BETTER:
         return f"LR is shifted by {_towards(-down, 'down', 'up')} and {_towards(-across, 'right', 'left')} LR pixels"
     return None
 
