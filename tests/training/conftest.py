@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from upscaler.images.files import Metadata, Picture, write_picture
+from upscaler.images.files import Metadata, Picture, open_picture, write_picture
 from upscaler.images.resize import resize
 
 Scene = Callable[..., Any]
@@ -38,3 +38,32 @@ def save() -> Callable[[Path, Any], Path]:
         return path
 
     return write
+
+
+def _compressed(pixels: Any, folder: Path) -> Any:
+    path = folder / "compressed.jpg"
+    write_picture(path, Picture(np.ascontiguousarray(pixels), Metadata()), quality=40)
+    return open_picture(path).read().pixels
+
+
+def _resized(pixels: Any, vertically: float, horizontally: float) -> Any:
+    return resize(pixels, round(pixels.shape[0] * vertically), round(pixels.shape[1] * horizontally))
+
+
+_WAYS: dict[str, Callable[[Any, Path], Any]] = {
+    "same": lambda pixels, _: pixels,
+    "halved": lambda pixels, _: _resized(pixels, 0.5, 0.5),
+    "enlarged": lambda pixels, _: _resized(pixels, 1.5, 1.5),
+    "stretched": lambda pixels, _: _resized(pixels, 1, 1.25),
+    "compressed": _compressed,
+    "mirrored": lambda pixels, _: pixels[:, ::-1],
+    "upside down": lambda pixels, _: pixels[::-1],
+    "turned": lambda pixels, _: np.rot90(pixels),
+    "all of it": lambda pixels, folder: _compressed(np.rot90(_resized(pixels, 0.5, 0.5), 3)[::-1], folder),
+}
+
+
+@pytest.fixture(params=_WAYS)
+def change(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Any], Any]:
+    """Does to a picture what is often done to pictures before somebody finds them again; a test for each way."""
+    return lambda pixels: np.ascontiguousarray(_WAYS[request.param](pixels, tmp_path))

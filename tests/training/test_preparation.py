@@ -294,6 +294,18 @@ def test_of_duplicates_the_largest_stays(photos: Path, tmp_path: Path, scene: An
     assert outcome.manifest["statistics"]["train"]["sources"] == 8
 
 
+def test_copies_that_are_kept_stay_on_one_side(tmp_path: Path, scene: Any, save: Any) -> None:
+    for seed in range(4):
+        save(tmp_path / f"photos/{seed}.png", scene(seed))
+        save(tmp_path / f"photos/{seed} copy.png", scene(seed)[:, ::-1])
+        save(tmp_path / f"photos/{seed} small.png", resize(scene(seed), 120, 144))
+    settings = Settings(Rules(), duplicates=False, validation=6)
+    run(tmp_path / "photos", tmp_path / "set", settings)
+    names = PreparedSet(tmp_path / "set").pictures("validation").names
+    assert len(names) == 6
+    assert len({name[0] for name in names}) == 2
+
+
 def test_benchmarks_do_not_leak(photos: Path, tmp_path: Path, scene: Any, save: Any) -> None:
     save(tmp_path / "tests/x.png", scene(50, 320, 320))
     save(photos / "whole.jpg", scene(50, 320, 320)[::-1])
@@ -308,6 +320,22 @@ def test_a_benchmark_that_is_too_small(photos: Path, tmp_path: Path, scene: Any,
     save(tmp_path / "tests/x.png", scene(50, 20, 320))
     with pytest.raises(UserError, match=r"x.png is too small for a benchmark"):
         run(photos, tmp_path / "set", benchmarks=find_sources([str(tmp_path / "tests")]))
+
+
+def test_a_benchmark_that_is_transparent_is_named(photos: Path, tmp_path: Path, scene: Any, save: Any) -> None:
+    clear = np.concatenate([scene(50), np.zeros((160, 192, 1), np.uint8)], axis=2)
+    path = save(tmp_path / "tests/x.png", clear)
+    with pytest.raises(UserError, match=f"cannot use {path} as a benchmark: it has transparent pixels"):
+        run(photos, tmp_path / "set", benchmarks=find_sources([str(tmp_path / "tests")]))
+
+
+def test_progress_on_benchmarks(photos: Path, tmp_path: Path, scene: Any, save: Any) -> None:
+    for seed in range(3):
+        save(tmp_path / f"tests/{seed}.png", scene(60 + seed))
+    _, events = run(photos, tmp_path / "set", benchmarks=find_sources([str(tmp_path / "tests")]))
+    assert [event for event in events if isinstance(event, Advanced) and "benchmarks" in event.step] == [
+        Advanced(step, done, 3) for step in ("reading benchmarks", "inspecting benchmarks") for done in (1, 2, 3)
+    ]
 
 
 def test_the_split_does_not_depend_on_names(photos: Path, tmp_path: Path) -> None:

@@ -76,17 +76,27 @@ def test_no_validation_split(text: str) -> None:
 
 def test_the_split_follows_the_digests_not_the_order() -> None:
     digests = [hashlib.sha256(bytes([number])).hexdigest() for number in range(50)]
-    chosen = {digests[index] for index in validation_split(digests, 0.1)}
+    chosen = {digests[index] for index in validation_split(digests, 0.1, range(50))}
     assert len(chosen) == 5
     backwards = digests[::-1]
-    assert {backwards[index] for index in validation_split(backwards, 5)} == chosen
+    assert {backwards[index] for index in validation_split(backwards, 5, range(50))} == chosen
     more = [*digests, *(hashlib.sha256(bytes([number])).hexdigest() for number in range(50, 60))]
-    assert len({more[index] for index in validation_split(more, 5)} & chosen) >= 3
+    assert len({more[index] for index in validation_split(more, 5, range(60))} & chosen) >= 3
 
 
 def test_a_share_takes_at_least_one_and_leaves_at_least_one() -> None:
-    assert len(validation_split(["b", "a"], 0.01)) == 1
-    assert validation_split(["b", "a"], 0) == frozenset()
-    assert validation_split([], 0) == frozenset()
+    assert len(validation_split(["b", "a"], 0.01, range(2))) == 1
+    assert validation_split(["b", "a"], 0, range(2)) == frozenset()
+    assert validation_split([], 0, []) == frozenset()
     with pytest.raises(UserError, match="leave none of 2"):
-        validation_split(["b", "a"], 2)
+        validation_split(["b", "a"], 2, range(2))
+
+
+def test_groups_stay_together() -> None:
+    digests, groups = ["a", "d", "b", "c", "e"], [0, 0, 1, 1, 2]
+    assert validation_split(digests, 1, groups) == {4}
+    assert validation_split(digests, 2, groups) == {0, 1}
+    assert validation_split(digests, 3, groups) == {0, 1, 4}
+    assert validation_split(digests, 4, groups) == {0, 1, 2, 3}
+    with pytest.raises(UserError, match="every picture has so many copies that 1 for validation would part them"):
+        validation_split(digests[:4], 1, groups[:4])

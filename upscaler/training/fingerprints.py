@@ -1,23 +1,18 @@
-"""Finding pictures that show the same thing, whole or in part, though they were resized, compressed or flipped.
+"""Finding pictures that show the same thing, though they were resized, compressed or flipped.
 
-A whole picture is known by the signs of its low frequencies, a 64-bit DCT hash (Zauner, "Implementation
-and benchmarking of perceptual image hash functions", 2010), and every suspicion is settled by the
-correlation of two thumbnails. A part of a picture is known by the same hash of small windows around its
-corners (Harris and Stephens, "A combined corner and edge detector", 1988), settled by the correlation
-of all that the two pictures would share.
+A picture is known by the signs of its low frequencies, a 64-bit DCT hash (Zauner, "Implementation and
+benchmarking of perceptual image hash functions", 2010), and every suspicion is settled by the correlation
+of two thumbnails.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from math import pi, sqrt
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-
-from upscaler.images.resize import resize
 
 Luma = NDArray[np.uint8]
 """(H, W), what the eye calls brightness."""
@@ -35,17 +30,8 @@ HASH_BITS = 10
 SAME_PICTURE = 0.95
 """Two thumbnails with at least this correlation are of one picture."""
 
-SAME_PART = 0.5
-"""Two pictures whose details correlate at least so much where they would overlap share that part."""
-
 _LOW = 8
-_FRACTIONS = (1.0, 3 / 4, 2 / 3, 1 / 2, 1 / 3, 1 / 4)
-"""Sizes, relative to the benchmark, at which parts of its pictures are looked for."""
-
-_REDUCTION = 2
-_CORNER_REACH = 5
-_AREA_PER_CORNER = 1024
-_MOST_SETTLED = 64
+_TURNS = 4
 
 
 def luma(pixels: NDArray[np.uint8]) -> Luma:
@@ -68,25 +54,53 @@ def thumbnail(grey: Luma) -> Luma:
     return means
 
 
+def laid(plane: NDArray[Number], view: int) -> NDArray[Number]:
+    """View 0..7 of a picture (H, W): flipped from 4 on, then turned counter-clockwise ``view % 4`` times."""
+    return np.rot90(plane[:, ::-1] if view >= _TURNS else plane, view % _TURNS)
+
+
+def placed(place: tuple[float, float], shape: tuple[int, ...], view: int) -> tuple[float, float]:
+    """Where a row and a column of a picture (H, W), measured from its edges, are in a view of it."""
+    (row, column), (height, width) = place, shape
+    if view >= _TURNS:
+        column = width - column
+    for _ in range(view % _TURNS):
+        row, column, height, width = width - column, row, width, height
+    return row, column
+
+
 def views(plane: NDArray[Number]) -> Iterator[NDArray[Number]]:
     """The eight ways to lay a picture (H, W): flipped or not, turned by 0, 90, 180 and 270 degrees."""
-    for side in (plane, plane[:, ::-1]):
-        for turns in range(4):
-            yield np.rot90(side, turns)
+    return (laid(plane, view) for view in range(2 * _TURNS))
 
 
-def hashes(windows: NDArray[Any]) -> Hashes:
-    """The DCT hash of each window.
+def frequencies(windows: NDArray[Any]) -> Plane:
+    """The 8 x 8 lowest frequencies (DCT) of each window.
 
     Args:
-        windows: (N, 32, 32), any range.
+        windows: (N, L, L), any range.
 
     Returns:
-        (N,): a bit for each of the 8 x 8 lowest frequencies but the mean, set where it is above their median.
+        (N, 8, 8).
     """
-    matrix = _dct()
-    low = (matrix @ windows.astype(np.float32) @ matrix.T).reshape(len(windows), _LOW * _LOW)[:, 1:]
-    above = low > np.median(low, axis=1, keepdims=True)
+    length = windows.shape[-1]
+    frequency, place = np.arange(_LOW)[:, None], np.arange(length)
+    matrix = np.cos(pi / length * frequency * (place + 0.5)).astype(np.float32)
+    low: Plane = matrix @ windows.astype(np.float32) @ matrix.T
+    return low
+
+
+def hashes(low: Plane) -> Hashes:
+    """The hash of each window by its ``frequencies``.
+
+    Args:
+        low: (N, 8, 8).
+
+    Returns:
+        (N,): a bit for each frequency but the mean, set where it is above their median.
+    """
+    flat = low.reshape(len(low), _LOW * _LOW)[:, 1:]
+    above = flat > np.median(flat, axis=1, keepdims=True)
     powers = np.uint64(1) << np.arange(_LOW * _LOW - 1, dtype=np.uint64)
     found: Hashes = (above * powers).sum(axis=1, dtype=np.uint64)
     return found
@@ -110,8 +124,20 @@ def overlap(a: NDArray[Number], b: NDArray[Number], down: int, across: int) -> t
 
 def details(plane: Plane) -> Plane:
     """What is finer than 9 pixels, softened so that half a pixel's shift does not destroy it; (H, W) as given."""
-    soft = _blurred(plane, 1)
-    return soft - _blurred(soft, 4)
+    soft = box_mean(plane, 1)
+    return soft - box_mean(soft, 4)
+
+
+def box_mean(plane: Plane, reach: int) -> Plane:
+    """The mean over squares of 2 * reach + 1 pixels of (H, W), the edge repeated."""
+    for axis in (0, 1):
+        padding = [(0, 0), (0, 0)]
+        padding[axis] = (reach + 1, reach)
+        sums = np.cumsum(np.pad(plane, padding, mode="edge"), axis=axis, dtype=np.float64)
+        width = 2 * reach + 1
+        ahead, behind = (np.moveaxis(sums, axis, 0)[part] for part in (slice(width, None), slice(None, -width)))
+        plane = np.moveaxis((ahead - behind) / width, 0, axis).astype(np.float32)
+    return plane
 
 
 class Thumbnails:
@@ -127,134 +153,21 @@ class Thumbnails:
         count = len(self._names)
         if count == len(self._hashes):
             self._hashes = np.concatenate([self._hashes, np.empty_like(self._hashes)])
-        self._hashes[count] = hashes(small[None])[0]
+        self._hashes[count] = hashes(frequencies(small[None]))[0]
         self._names.append(name)
         self._seen.append(small)
 
     def find(self, small: Luma) -> str | None:
         """The name of the first picture that was seen and is the same, or None."""
-        laid = np.stack(list(views(small)))
+        return next(self.find_all(small), None)
+
+    def find_all(self, small: Luma) -> Iterator[str]:
+        """The names of all pictures that were seen and are the same, in the order in which they were."""
+        turned = np.stack(list(views(small)))
         known = self._hashes[: len(self._names)]
-        alike = np.bitwise_count(hashes(laid)[:, None] ^ known) <= HASH_BITS
-        suspicions = sorted((int(index), int(view)) for view, index in np.argwhere(alike))
-        for index, view in suspicions:
-            if correlation(laid[view], self._seen[index]) >= SAME_PICTURE:
-                return self._names[index]
-        return None
-
-
-@dataclass(frozen=True)
-class _Laid:
-    """A benchmark picture at one size and laid in one way."""
-
-    name: str
-    details: Plane
-
-
-class Benchmarks:
-    """Test pictures that must not leak into training, neither whole nor in part.
-
-    A whole picture is found at any size. A part of one is found at its own size and at 3/4, 2/3, 1/2,
-    1/3 and 1/4 of it, if it covers at least 32 x 32 pixels of the two pictures when the one at hand is
-    halved; and so is a larger picture that contains one.
-
-    Args:
-        pictures: a name and the luma of each; pictures below ``SMALLEST`` cannot be found.
-    """
-
-    def __init__(self, pictures: Iterable[tuple[str, Luma]]) -> None:
-        self._whole = Thumbnails()
-        self._laid: list[_Laid] = []
-        found: list[tuple[Hashes, NDArray[np.int64]]] = []
-        owners: list[NDArray[np.int64]] = []
-        for name, grey in pictures:
-            if min(grey.shape) < SMALLEST:
-                continue
-            self._whole.add(name, thumbnail(grey))
-            for fraction in _FRACTIONS:
-                height, width = (round(length * fraction / _REDUCTION) for length in grey.shape)
-                if min(height, width) < SMALLEST:
-                    continue
-                for view in views(resize(grey[..., None].astype(np.float32), height, width)[..., 0]):
-                    plane = np.ascontiguousarray(view, np.float32)
-                    found.append(_corners(plane))
-                    owners.append(np.full(len(found[-1][0]), len(self._laid)))
-                    self._laid.append(_Laid(name, details(plane)))
-        self._hashes = np.concatenate([each[0] for each in found] or [np.empty(0, np.uint64)])
-        self._places = np.concatenate([each[1] for each in found] or [np.empty((0, 2), np.int64)])
-        self._owners = np.concatenate(owners or [np.empty(0, np.int64)])
-
-    def find(self, grey: Luma, small: Luma) -> str | None:
-        """The name of a test picture that is in this picture or that this one is in, or None.
-
-        Args:
-            grey: (H, W).
-            small: its ``thumbnail``.
-        """
-        whole = self._whole.find(small)
-        height, width = (length // _REDUCTION for length in grey.shape)
-        if whole is not None or not len(self._hashes) or min(height, width) < SMALLEST:
-            return whole
-        even = grey[: height * _REDUCTION, : width * _REDUCTION]
-        plane: Plane = even.reshape(height, _REDUCTION, width, _REDUCTION).mean(axis=(1, 3), dtype=np.float32)
-        own, places = _corners(plane)
-        fine = details(plane)
-        suspicions: set[tuple[int, int, int, int]] = set()
-        for code, place in zip(own, places, strict=True):
-            distance = np.bitwise_count(self._hashes ^ code)
-            for match in np.flatnonzero(distance <= HASH_BITS):
-                down, across = place - self._places[match]
-                suspicions.add((int(distance[match]), int(self._owners[match]), int(down), int(across)))
-        for _, owner, down, across in sorted(suspicions)[:_MOST_SETTLED]:
-            parts = overlap(fine, self._laid[owner].details, down, across)
-            if min(parts[0].shape) >= SMALLEST and correlation(*parts) >= SAME_PART:
-                return self._laid[owner].name
-        return None
-
-
-def _dct() -> Plane:
-    """The (8, 32) matrix of the lowest frequencies."""
-    frequency, place = np.arange(_LOW)[:, None], np.arange(SMALLEST)
-    return np.cos(pi / SMALLEST * frequency * (place + 0.5)).astype(np.float32)
-
-
-def _corners(plane: Plane) -> tuple[Hashes, NDArray[np.int64]]:
-    """Hashes of the windows around the strongest corners, and the (row, column) of each corner."""
-    slopes: list[Plane] = [np.asarray(slope, np.float32) for slope in np.gradient(plane)]
-    down, across = slopes
-    xx, yy, xy = (_blurred(product, 2) for product in (across * across, down * down, across * down))
-    strength = xx * yy - xy * xy - np.float32(0.05) * (xx + yy) ** 2
-    half = SMALLEST // 2
-    inside = np.zeros(plane.shape, bool)
-    inside[half : plane.shape[0] - half + 1, half : plane.shape[1] - half + 1] = True
-    rows, columns = np.nonzero(inside & (strength > 0) & (strength == _highest(strength, _CORNER_REACH)))
-    strongest = np.argsort(-strength[rows, columns], kind="stable")[: max(plane.size // _AREA_PER_CORNER, 8)]
-    places = np.stack([rows[strongest], columns[strongest]], axis=1)
-    if not len(places):
-        return np.empty(0, np.uint64), places
-    windows = np.lib.stride_tricks.sliding_window_view(plane, (SMALLEST, SMALLEST))
-    return hashes(windows[places[:, 0] - half, places[:, 1] - half]), places
-
-
-def _blurred(plane: Plane, reach: int) -> Plane:
-    """The mean over squares of 2 * reach + 1 pixels, the edge repeated."""
-    for axis in (0, 1):
-        padding = [(0, 0), (0, 0)]
-        padding[axis] = (reach + 1, reach)
-        sums = np.cumsum(np.pad(plane, padding, mode="edge"), axis=axis, dtype=np.float64)
-        width = 2 * reach + 1
-        ahead, behind = (np.moveaxis(sums, axis, 0)[part] for part in (slice(width, None), slice(None, -width)))
-        plane = np.moveaxis((ahead - behind) / width, 0, axis).astype(np.float32)
-    return plane
-
-
-def _highest(plane: Plane, reach: int) -> Plane:
-    """The largest value within so many pixels along both axes."""
-    for axis in (0, 1):
-        padding = [(0, 0), (0, 0)]
-        padding[axis] = (reach, reach)
-        windows = np.lib.stride_tricks.sliding_window_view(
-            np.pad(plane, padding, constant_values=-np.inf), 2 * reach + 1, axis=axis
-        )
-        plane = windows.max(axis=-1)
-    return plane
+        alike = np.bitwise_count(hashes(frequencies(turned))[:, None] ^ known) <= HASH_BITS
+        for index in np.flatnonzero(alike.any(axis=0)):
+            if any(
+                correlation(turned[view], self._seen[index]) >= SAME_PICTURE for view in np.flatnonzero(alike[:, index])
+            ):
+                yield self._names[index]

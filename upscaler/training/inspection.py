@@ -17,7 +17,8 @@ from upscaler.errors import UserError
 from upscaler.images.files import SUFFIXES, open_picture
 from upscaler.images.listing import fixed_part, pictures_in
 from upscaler.images.sheets import as_rgb
-from upscaler.training.fingerprints import SMALLEST, Benchmarks, luma, thumbnail
+from upscaler.training.benchmarks import Benchmarks
+from upscaler.training.fingerprints import SMALLEST, luma, thumbnail
 from upscaler.training.pairing import Partners, pair_problem
 from upscaler.training.selection import Crops, detail, sharpness
 from upscaler.training.shards import Picture

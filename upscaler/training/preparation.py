@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -20,14 +20,15 @@ from typing import Any
 from upscaler.digests import digest_of
 from upscaler.errors import UserError
 from upscaler.saving import explained
+from upscaler.training.benchmarks import BenchmarkPicture, Benchmarks, benchmark_picture
 from upscaler.training.building import Piece, Storage, ahead, build
-from upscaler.training.fingerprints import SMALLEST, Benchmarks, Luma, luma
-from upscaler.training.inspection import FAILURES, Inspection, Rules, Source, inspect, read_rgb
+from upscaler.training.fingerprints import SMALLEST, luma
+from upscaler.training.inspection import FAILURES, Inspection, Rules, Source, TransparentError, inspect, read_rgb
 from upscaler.training.journal import JOURNAL, Journal
 from upscaler.training.samples import write_samples
 from upscaler.training.selection import validation_split
 from upscaler.training.shards import FORMAT, MANIFEST, Pictures, PreparedSet, write_manifest
-from upscaler.training.verdicts import decided, entry, statistics
+from upscaler.training.verdicts import decided, entry, groups, statistics
 
 SAMPLES = "samples.png"
 
@@ -159,7 +160,9 @@ class _Run:
 
         found = decided(self._inspected(sources, tests), duplicates=self.settings.duplicates)
         kept = [index for index, each in enumerate(found) if not each.reason]
-        apart = validation_split([found[index].digests[0] for index in kept], self.settings.validation if kept else 0)
+        used = [found[index] for index in kept]
+        together = range(len(used)) if self.settings.duplicates else groups(used)
+        apart = validation_split([each.digests[0] for each in used], self.settings.validation if used else 0, together)
         splits = {index: "validation" if place in apart else "train" for place, index in enumerate(kept)}
         manifest = {
             "identity": identity,
@@ -250,19 +253,30 @@ class _Run:
         with Journal(self.folder / JOURNAL, _digest(known)) as journal:
             missing = [source for source in sources if journal.find(source) is None]
             if missing:
-                guard = Benchmarks(self._tests(benchmarks))
+                guard = self._guard(benchmarks)
                 work = partial(inspect, rules=rules, benchmarks=guard, scale=scale)
                 for done, inspection in enumerate(ahead(self.pool, work, missing), start=1):
                     journal.add(inspection)
                     self.notify(Advanced("inspecting", done, len(missing)))
             return [found for source in sources if (found := journal.find(source)) is not None]
 
-    def _tests(self, benchmarks: Sequence[Source]) -> Iterator[tuple[str, Luma]]:
-        for test in benchmarks:
-            grey = luma(read_rgb(test.path, first_frame=self.settings.rules.first_frame))
-            if min(grey.shape) < SMALLEST:
-                raise UserError(f"{test.path} is too small for a benchmark; its edges must have {SMALLEST} pixels")
-            yield test.name, grey
+    def _guard(self, tests: Sequence[Source]) -> Benchmarks:
+        look = partial(_benchmark_picture, first_frame=self.settings.rules.first_frame)
+        found: list[BenchmarkPicture] = []
+        for picture in ahead(self.pool, look, tests):
+            found.append(picture)
+            self.notify(Advanced("inspecting benchmarks", len(found), len(tests)))
+        return Benchmarks(found)
+
+
+def _benchmark_picture(test: Source, first_frame: bool) -> BenchmarkPicture:
+    try:
+        grey = luma(read_rgb(test.path, first_frame=first_frame))
+    except TransparentError as error:
+        raise UserError(f"cannot use {test.path} as a benchmark: {error}") from error
+    if min(grey.shape) < SMALLEST:
+        raise UserError(f"{test.path} is too small for a benchmark; its edges must have {SMALLEST} pixels")
+    return benchmark_picture(test.name, grey)
 
 
 def _identify(source: Source) -> Source:

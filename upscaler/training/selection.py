@@ -88,26 +88,39 @@ def parse_validation(text: str) -> float | int:
     return share
 
 
-def validation_split(digests: Sequence[str], wanted: float | int) -> frozenset[int]:
+def validation_split(digests: Sequence[str], wanted: float | int, groups: Sequence[int]) -> frozenset[int]:
     """Which pictures are set apart for validation.
 
     They are those with the smallest digests: the same ones whatever the files are called and in
-    whatever order they come, and nearly the same when pictures are added.
+    whatever order they come, and nearly the same when pictures are added. A group has the smallest
+    digest of its pictures; it is passed over where it is more than what is still wanted.
 
     Args:
         digests: SHA-256 of each source picture, hexadecimal.
         wanted: a share 0..1 as float, rounded but at least one picture of a share above 0; or a count as int.
+        groups: a number for each picture; those with the same number stay together.
 
     Returns:
-        Their indices.
+        Their indices, no more than wanted.
 
     Raises:
-        UserError: nothing would be left to train on.
+        UserError: nothing would be left to train on, or every group is too large.
     """
     count = wanted if isinstance(wanted, int) else max(round(wanted * len(digests)), 1 if wanted > 0 else 0)
     if count and count >= len(digests):
         raise UserError(
             f"{count} pictures for validation leave none of {len(digests)} to train on; use a smaller split"
         )
-    ordered = sorted(range(len(digests)), key=lambda index: (digests[index], index))
-    return frozenset(ordered[:count])
+    members: dict[int, list[int]] = {}
+    for index in sorted(range(len(digests)), key=lambda index: (digests[index], index)):
+        members.setdefault(groups[index], []).append(index)
+    apart: list[int] = []
+    for group in members.values():
+        if len(apart) + len(group) <= count:
+            apart += group
+    if count and not apart:
+        raise UserError(
+            f"every picture has so many copies that {count} for validation would part them; "
+            "use a larger split, or do without --keep-duplicates"
+        )
+    return frozenset(apart)

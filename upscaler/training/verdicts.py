@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from upscaler.training.fingerprints import SMALLEST, Thumbnails
+from upscaler.training.fingerprints import SMALLEST, Luma, Thumbnails
 from upscaler.training.inspection import Inspection
 
 
@@ -32,12 +32,29 @@ def decided(inspections: Sequence[Inspection], *, duplicates: bool) -> list[Insp
             reason = max(each.dropped, key=lambda name: each.dropped[name])
             found[index] = replace(each, reason=reason, because=f"all of it is {' or '.join(each.dropped)}")
         elif duplicates:
-            small = np.frombuffer(bytes.fromhex(each.thumbnail), np.uint8).reshape(SMALLEST, SMALLEST)
+            small = _thumbnail(each)
             if other := seen.find(small):
                 found[index] = replace(each, reason="duplicate", because=f"it shows the same as {other}")
             else:
                 seen.add(each.name, small)
     return found
+
+
+def groups(inspections: Sequence[Inspection]) -> list[int]:
+    """Which pictures show the same: for each the index of the first of its group, mostly its own.
+
+    Args:
+        inspections: of sources that are used.
+    """
+    first = list(range(len(inspections)))
+    seen = Thumbnails()
+    for index, each in enumerate(inspections):
+        small = _thumbnail(each)
+        joined = {index, *(first[int(name)] for name in seen.find_all(small))}
+        if len(joined) > 1:
+            first = [min(joined) if group in joined else group for group in first]
+        seen.add(str(index), small)
+    return first
 
 
 def statistics(inspections: Sequence[Inspection], splits: Mapping[int, str]) -> dict[str, Any]:
@@ -88,3 +105,7 @@ def entry(each: Inspection, split: str | None) -> dict[str, Any]:
     if split:
         return entry | {"split": split, "pictures": len(each.boxes), "dropped": each.dropped}
     return entry | {"reason": each.reason, "because": each.because}
+
+
+def _thumbnail(each: Inspection) -> Luma:
+    return np.frombuffer(bytes.fromhex(each.thumbnail), np.uint8).reshape(SMALLEST, SMALLEST)
