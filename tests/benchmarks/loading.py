@@ -25,11 +25,12 @@ from upscaler.images.resize import resize
 from upscaler.model.compact import Compact
 from upscaler.training.building import Storage
 from upscaler.training.degradation import PRESETS
-from upscaler.training.inspection import Rules, find_sources, read_rgb
+from upscaler.training.inspection import Rules, read_rgb
 from upscaler.training.pairs import Pairs, floats, load
 from upscaler.training.preparation import Settings, prepare
 from upscaler.training.selection import Crops
 from upscaler.training.shards import Pictures, PreparedSet
+from upscaler.training.sources import find_sources
 
 PATCH, SUB_PICTURE, BATCH = 128, 480, 16
 MOST_PICTURES, SYNTHETIC = 40, 8

@@ -119,6 +119,34 @@ def test_given_pairs(srup: Any) -> None:
     )
 
 
+def test_what_is_not_taken_of_the_folders_is_told(srup: Any) -> None:
+    Path("photos/a.heic").touch()
+    Path("photos/more").symlink_to(Path("../elsewhere"))
+    picture(Path("elsewhere/1.png"), noise(9))
+    for _ in range(2):
+        outcome = srup("prepare-data", "photos", "-o", "photos/set")
+        assert (outcome.code, outcome.err) == (
+            0,
+            "left out: a linked folder, as photos/more (name it to include it) "
+            "and files that are no pictures by their names (1 .heic)\n",
+        )
+    outcome = srup("prepare-data", "photos", "-o", "photos/set", "--json")
+    assert json.loads(outcome.out.splitlines()[-1]) == {
+        "event": "left_out", "linked_folders": ["photos/more"], "other_files": {".heic": 1},
+    }  # fmt: skip
+
+
+def test_pictures_smaller_than_a_crop_are_counted(srup: Any) -> None:
+    picture(Path("photos/small.png"), noise(9, 60, 90))
+    outcome = srup("prepare-data", "photos", "-o", "set", "--crop", "64")
+    assert outcome.code == 0
+    assert outcome.err.splitlines() == [
+        "dropped small.png: 90 x 60 pixels are too few for a crop of 64",
+        "smaller than a crop: 1 of 4 pictures; a smaller --crop keeps more of them",
+    ]
+    assert "dropped: smaller than a crop of 64" in outcome.out
+
+
 def test_json_alone_is_on_stdout(srup: Any) -> None:
     picture(Path("photos/flat.png"), np.zeros((64, 64, 3), np.uint8))
     outcome = srup("prepare-data", "photos", "-o", "set", "--json")
@@ -143,6 +171,7 @@ def test_json_alone_is_on_stdout(srup: Any) -> None:
         (("photos", "--crop", "32", "--step", "30", "--lr", "low"), "multiples of the scale, 4"),
         (("photos", "--crop", "8"), "--crop"),
         (("photos", "--preview", "x.png"), "takes no SRC"),
+        *((("photos", "--name", name), "takes a plain name") for name in ("../x", "a/b", "/x", "..", "", ".")),
     ],
 )
 def test_wrong_command_lines(srup: Any, arguments: tuple[str, ...], words: str) -> None:

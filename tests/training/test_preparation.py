@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,11 +15,12 @@ from upscaler.errors import UserError
 from upscaler.images.files import open_picture
 from upscaler.images.resize import resize
 from upscaler.training.building import Storage
-from upscaler.training.inspection import Rules, Source, find_sources, read_rgb, with_partners
+from upscaler.training.inspection import Rules, read_rgb
 from upscaler.training.journal import JOURNAL
 from upscaler.training.preparation import Advanced, Dropped, Event, Outcome, Settings, prepare
 from upscaler.training.selection import Crops
 from upscaler.training.shards import PreparedSet, write_file
+from upscaler.training.sources import Source, find_sources, with_partners
 
 CROPS = Settings(Rules(Crops(64)), Storage(shard_bytes=60_000), validation=1)
 
@@ -170,6 +170,15 @@ def test_the_journal_of_other_rules_is_forgotten(photos: Path, tmp_path: Path) -
     assert files(tmp_path / "set") == files(tmp_path / "whole")
 
 
+def test_a_sheet_that_was_deleted_comes_back(photos: Path, tmp_path: Path) -> None:
+    run(photos, tmp_path / "set")
+    before = files(tmp_path / "set")
+    (tmp_path / "set/samples.png").unlink()
+    outcome, _ = run(photos, tmp_path / "set")
+    assert outcome.unchanged
+    assert files(tmp_path / "set") == before
+
+
 def test_another_set_is_replaced_only_if_asked_for(photos: Path, tmp_path: Path) -> None:
     run(photos, tmp_path / "set")
     before = files(tmp_path / "set")
@@ -248,7 +257,7 @@ def test_what_cannot_be_used_is_named(photos: Path, tmp_path: Path, scene: Any, 
     assert {event.name for event in events if isinstance(event, Dropped) and event.failed} == {
         "broken.png", "cut.png", "ghost.png",
     }  # fmt: skip
-    assert dropped(events)["tiny.png"] == "40 x 40 pixels are too few"
+    assert dropped(events)["tiny.png"] == "40 x 40 pixels are too few for a crop of 64"
     assert dropped(events)["broken.png"].startswith("it is not a PNG")
     assert outcome.manifest["statistics"]["dropped_sources"] == {
         "blurred": 1, "flat": 1, "small": 1, "transparent": 1, "unreadable": 2,
@@ -256,6 +265,12 @@ def test_what_cannot_be_used_is_named(photos: Path, tmp_path: Path, scene: Any, 
     again, events = run(photos, tmp_path / "set", replace(CROPS, rules=Rules(Crops(64), flat=1.5, blurred=8)))
     assert again.unchanged
     assert set(dropped(events)) == set(reasons)
+
+
+def test_pictures_that_are_too_small_as_a_whole(photos: Path, tmp_path: Path, scene: Any, save: Any) -> None:
+    save(photos / "tiny.png", scene(11, 30, 40))
+    _, events = run(photos, tmp_path / "set", Settings())
+    assert dropped(events) == {"tiny.png": "40 x 30 pixels are too few; both edges must have 32"}
 
 
 def test_flat_and_blurred_crops_are_dropped_and_counted(tmp_path: Path, scene: Any, save: Any) -> None:
@@ -454,25 +469,6 @@ def test_no_room(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         run(photos, tmp_path / "set")
 
 
-def test_sources_have_names_below_what_they_share(tmp_path: Path, save: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    pixel = np.zeros((1, 1, 3), np.uint8)
-    for name in ("a/1.png", "a/deep/2.PNG", "b/1.png", "a/.hidden/3.png"):
-        save(tmp_path / name.lower(), pixel)
-    (tmp_path / "a/deep/2.png").rename(tmp_path / "a/deep/2.PNG")
-    (tmp_path / "a/words.txt").touch()
-    (tmp_path / "b/link.png").symlink_to(tmp_path / "a/1.png")
-    monkeypatch.chdir(tmp_path)
-    assert [source.name for source in find_sources(["a"])] == ["1.png", "deep/2.PNG"]
-    assert [source.name for source in find_sources(["a", "b"])] == ["a/1.png", "a/deep/2.PNG", "b/1.png", "b/link.png"]
-    assert [source.name for source in find_sources(["b/1.png"])] == ["1.png"]
-    assert [source.name for source in find_sources(["*/1.png"])] == ["a/1.png", "b/1.png"]
-    assert [source.name for source in find_sources(["b/1.png", "b", "./b"])] == ["1.png", "link.png"]
-    assert [source.name for source in find_sources(["."], exclude=Path("a"))] == ["b/1.png", "b/link.png"]
-    for missing in ("c", "*.jpg", "a/.hidden/*.jpg"):
-        with pytest.raises(UserError, match=r"does not exist|there is no picture in"):
-            find_sources([missing])
-
-
 def test_a_source_that_may_not_be_read(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Path.open
 
@@ -493,11 +489,3 @@ def test_the_manifest_is_plain_json(photos: Path, tmp_path: Path) -> None:
     text = (tmp_path / "set/manifest.json").read_text()
     manifest = json.loads(text)
     assert set(manifest) == {"format", "identity", "settings", "benchmarks", "statistics", "sources", "shards"}
-
-
-def test_names_that_are_no_text_can_stand_in_a_manifest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    name = os.fsdecode(b"bad\xff.png")
-    monkeypatch.setattr(Path, "is_dir", lambda path: path == tmp_path)
-    monkeypatch.setattr(os, "walk", lambda path, **_: [(path, [], [name])])
-    monkeypatch.setattr(Path, "is_file", lambda _: True)
-    assert [source.name for source in find_sources([str(tmp_path)])] == ["bad\\udcff.png"]

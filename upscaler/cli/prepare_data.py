@@ -15,8 +15,8 @@ from upscaler.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from upscaler.training.inspection import Source
     from upscaler.training.preparation import Event, Outcome
+    from upscaler.training.sources import LeftOut, Source
 
 
 def prepare_data(
@@ -119,16 +119,19 @@ def prepare_data(
     if lr is not None and degradation is not None:
         raise typer.BadParameter("use --lr or --degradation, not both")
     stored = scale if lr is not None or degradation is not None else None
+    if name in ("", "..") or Path(name).name != name:
+        raise typer.BadParameter(f"--name takes a plain name, not {name!r}; use -o for a place of your own")
     if crop is None and (step is not None or least is not None):
         raise typer.BadParameter("--step and --least need --crop")
     if stored is not None and ((crop or 0) % stored or (step or 0) % stored):
         raise typer.BadParameter(f"with LR pictures --crop and --step must be multiples of the scale, {stored}")
 
     from upscaler.training.building import Storage
-    from upscaler.training.inspection import Rules, find_sources, with_partners
+    from upscaler.training.inspection import Rules
     from upscaler.training.preparation import SAMPLES, Settings, prepare
     from upscaler.training.selection import Crops, parse_validation
     from upscaler.training.shards import default_data_folder
+    from upscaler.training.sources import find_sources, left_out, with_partners
 
     if degradation is not None:
         from upscaler.training.degradation import find_preset
@@ -161,6 +164,7 @@ def prepare_data(
             overwrite=overwrite,
         )
     _summarise(console, outcome, folder, folder / SAMPLES)
+    _show_left_out(console, left_out([*sources, *(benchmark or ()), *([lr] if lr else ())], exclude=folder))
     if display.failed:
         raise typer.Exit(1)
 
@@ -214,14 +218,25 @@ def _summarise(console: Console, outcome: Outcome, folder: Path, samples: Path) 
     console.event(
         "summary", folder=folder, samples=samples, unchanged=outcome.unchanged, **outcome.manifest["statistics"]
     )
-    console.result(_table(outcome.manifest["statistics"]))
+    statistics, crop = outcome.manifest["statistics"], outcome.manifest["settings"]["rules"]["crops"]["size"]
+    console.result(_table(statistics, crop))
+    if crop and (small := statistics["dropped_sources"].get("small")):
+        console.notice(
+            f"smaller than a crop: {small} of {statistics['sources']} pictures; a smaller --crop keeps more of them"
+        )
     if outcome.unchanged:
         console.result(f"{folder} holds this very set already; nothing was done")
     else:
         console.result(f"the training set is {folder}; look at {samples}")
 
 
-def _table(statistics: dict[str, Any]) -> Table:
+def _show_left_out(console: Console, rest: LeftOut) -> None:
+    if words := str(rest):
+        console.event("left_out", linked_folders=rest.linked, other_files=rest.others)
+        console.notice(f"left out: {words}")
+
+
+def _table(statistics: dict[str, Any], crop: int | None) -> Table:
     from rich.table import Table
 
     table = Table("", "files", "pictures", "megapixels", box=None, pad_edge=False)
@@ -231,7 +246,8 @@ def _table(statistics: dict[str, Any]) -> Table:
         amounts = statistics[split]
         table.add_row(split, str(amounts["sources"]), str(amounts["pictures"]), f"{amounts['megapixels']:.1f}")
     for reason, files in statistics["dropped_sources"].items():
-        table.add_row(f"dropped: {reason}", str(files), "", "")
+        label = f"smaller than a crop of {crop}" if reason == "small" and crop else reason
+        table.add_row(f"dropped: {label}", str(files), "", "")
     for reason, crops in statistics["dropped_crops"].items():
         table.add_row(f"dropped crops: {reason}", "", str(crops), "")
     return table

@@ -18,8 +18,9 @@ import numpy as np
 
 from upscaler.digests import digest_of
 from upscaler.errors import UserError
-from upscaler.training.inspection import Box, Source, cut, read_rgb
+from upscaler.training.inspection import Box, cut, read_rgb
 from upscaler.training.shards import Picture, ShardFile, begins_with, shard_header, write_file
+from upscaler.training.sources import Source
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -8,8 +8,9 @@ from types import TracebackType
 from typing import Self
 
 from upscaler.saving import explained
-from upscaler.training.inspection import Inspection, Source
+from upscaler.training.inspection import Inspection
 from upscaler.training.shards import write_file
+from upscaler.training.sources import Source
 
 JOURNAL = ".inspected.jsonl"
 

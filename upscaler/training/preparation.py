@@ -23,11 +23,12 @@ from upscaler.saving import explained
 from upscaler.training.benchmarks import BenchmarkPicture, Benchmarks, benchmark_picture
 from upscaler.training.building import Piece, Storage, ahead, build
 from upscaler.training.fingerprints import SMALLEST, luma
-from upscaler.training.inspection import FAILURES, Inspection, Rules, Source, TransparentError, inspect, read_rgb
+from upscaler.training.inspection import FAILURES, Inspection, Rules, TransparentError, inspect, read_rgb
 from upscaler.training.journal import JOURNAL, Journal
 from upscaler.training.samples import write_samples
 from upscaler.training.selection import validation_split
 from upscaler.training.shards import FORMAT, MANIFEST, Pictures, PreparedSet, write_manifest
+from upscaler.training.sources import Source
 from upscaler.training.verdicts import decided, entry, groups, statistics
 
 SAMPLES = "samples.png"
@@ -204,6 +205,8 @@ class _Run:
             there = PreparedSet(self.folder)
             if there.manifest.get("identity") == identity:
                 self._verify(there)
+                if not (self.folder / SAMPLES).exists():
+                    write_samples(self.folder / SAMPLES, there.pictures())
                 self._clean({shard.file for shard in there.shards})
                 return there.manifest
         except UserError:
