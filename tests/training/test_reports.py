@@ -211,11 +211,16 @@ def panel(**lines: list[float]) -> Panel:
     return Panel("title", made)
 
 
-def test_lines_are_labelled_at_their_ends_and_apart() -> None:
-    (axes,) = axes_of(draw([panel(pixel=[3, 2, 1.0], feature=[3, 2, 1.001], texture=[1, 1, 0.999])], History()))
-    assert sorted(words(axes)) == ["feature 1.001", "pixel 1", "texture 0.999"]
+@pytest.mark.parametrize("end", [1.0, 2.0, 3.0])
+def test_lines_are_labelled_at_their_ends_and_apart(end: float) -> None:
+    (axes,) = axes_of(
+        draw([panel(pixel=[3, 2, end], feature=[3, 2, end + 0.001], texture=[1, 1, end - 0.001])], History())
+    )
+    assert sorted(words(axes)) == sorted([f"feature {end + 0.001:g}", f"pixel {end:g}", f"texture {end - 0.001:g}"])
     heights = sorted(text.get_position()[1] for text in axes.texts)
     assert min(np.diff(heights)) > 0.07
+    assert heights[0] >= 0
+    assert heights[-1] <= 1
     assert axes.texts[0].get_color() != axes.texts[1].get_color()
 
 
