@@ -39,7 +39,8 @@ def healthy(kind: str | None, count: int, *, seed: int = 0, weak: bool = False) 
 
     for number in range(count):
         values = {
-            "loss/pixel": noisy(0.05 * (1 + 3 * 0.5**number)),
+            "loss/pixel": (pixel := noisy(0.05 * (1 + 3 * 0.5**number))),
+            "loss/generator": pixel,
             "gradient/generator": noisy(0.2, 0.5),
             "gradient/generator_first": noisy(0.02, 0.5),
             "gradient/generator_last": noisy(0.1, 0.5),
@@ -137,7 +138,7 @@ BOTH_REAL: Values = {"loss/discriminator": 0.01, "output/real": 6.0, "output/fak
 SATURATED: Values = {"loss/discriminator": 1e-5, "output/real": 12.0, "output/fake": -12.0}
 GUESSING: Values = {"loss/discriminator": 0.6931, "output/real": 0.012, "output/fake": 0.011}
 NO_ADVERSARIAL: Values = {"picture_gradient/adversarial": 0.0}
-DOMINANT: Values = {"picture_gradient/adversarial": 50.0}
+DOMINANT: Values = {"picture_gradient/adversarial": 100.0}
 
 
 def detached(_: Values, number: int) -> Values:
@@ -187,7 +188,7 @@ def diverged(values: Values, _: int) -> Values:
         ("relativistic-average", SATURATED, "saturated discriminator", 3, False),
         ("relativistic", GUESSING, "discriminator not learning", 8, False),
         ("relativistic-average", NO_ADVERSARIAL, "no adversarial gradient", 3, True),
-        ("relativistic-average", DOMINANT, "dominant adversarial loss", 5, False),
+        ("relativistic-average", DOMINANT, "dominant adversarial loss", 10, False),
         (None, tinted, "colour tint in patches", 5, False),
         (None, diverged, "divergence", 3, True),
         ("relativistic-average", diverged, "divergence", 3, True),
@@ -234,6 +235,12 @@ def test_a_gradient_that_was_not_measured_is_no_fault() -> None:
     """With discriminator.every=2 it is not updated in the steps that are looked at."""
     readings = list(healthy("relativistic-average", 30))
     kept = [{k: v for k, v in values.items() if "gradient/discriminator" not in k} for values in readings]
+    assert alarms(Gauge(adversarial="relativistic-average"), kept) == {}
+
+
+def test_a_discriminator_between_two_updates_is_not_frozen() -> None:
+    readings = ill("relativistic-average", FROZEN)
+    kept = [{k: v for k, v in values.items() if k not in ("loss/discriminator", "output/real")} for values in readings]
     assert alarms(Gauge(adversarial="relativistic-average"), kept) == {}
 
 

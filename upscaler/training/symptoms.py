@@ -34,10 +34,10 @@ that ratio stays within a factor of 10, and the gradient within 100 as long as t
 SMALL_LOSS = {"discriminator": 0.01, "generator": 0.0}
 """A loss that may have no gradient: hinge's is 0 where the discriminator is right about everything."""
 
-DOMINANT = 0.995
-DOMINANT_ADVERSARIAL = 0.99
-"""Share of one loss in the gradient of the pictures. The published recipes begin with 67 to 97 % for the feature loss;
-the adversarial one has 0.02 % behind a fresh spectral norm and 5 to 60 % later; ESRGAN's pixel loss has 0.05 %."""
+DOMINANT = 0.999
+"""Share of one loss in the gradient of the pictures, in ``WINDOW`` readings. The recipes of ESRGAN and Real-ESRGAN begin
+with 67 to 97 % for the feature loss, SRGAN's with 98 % for the adversarial one; behind a fresh spectral norm that has
+0.02 % for a few readings, and ESRGAN's pixel loss never has more than 0.05 %."""
 
 TINT = 5.0
 TINT_SPREAD = 3.0
@@ -100,12 +100,14 @@ def _growth(trace: Trace, network: str, part: str) -> Finding | None:
 
 
 def frozen(trace: Trace) -> Finding | None:
-    """Weights that do not change at all though the learning rate is not 0."""
+    """Weights that do not change at all though there were steps, and the learning rate is not 0."""
     for network in _NETWORKS:
         weights = [values for part in _LAYERS if (values := trace.last(f"weight/{network}{part}"))]
         rates, usual = trace.last(f"rate/{network}"), trace.at_first(f"rate/{network}")
         idle = bool(rates) and usual is not None and min(rates) <= IDLE_RATE * usual
-        if not weights or idle or any(max(values) > min(values) for values in weights):
+        # A discriminator that is updated seldom has no loss in the readings between.
+        updated = bool(trace.last(f"loss/{network}"))
+        if not weights or not updated or idle or any(max(values) > min(values) for values in weights):
             continue
         gradient = trace.now(f"gradient/{network}")
         return Finding(
@@ -165,11 +167,10 @@ def vanishing_gradient(trace: Trace) -> Finding | None:
 
 
 def dominant_loss(trace: Trace) -> Finding | None:
-    """One loss that drowns the others."""
+    """One loss that drowns the others, for long."""
     for term in TERMS:
-        limit, count = (DOMINANT_ADVERSARIAL, PERSISTENT + 2) if term == "adversarial" else (DOMINANT, WINDOW)
-        shares = [share(reading, term) for reading in trace.recent[-count:]]
-        if len(shares) < count or any(each is None or each <= limit for each in shares):
+        shares = [share(reading, term) for reading in trace.recent]
+        if len(shares) < WINDOW or any(each is None or each <= DOMINANT for each in shares):
             continue
         return Finding(
             f"dominant {term} loss",
