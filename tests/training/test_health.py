@@ -156,7 +156,7 @@ def rate(_: Values, number: int) -> Values:
 
 
 def exploding(_: Values, number: int) -> Values:
-    return {"weight/generator_last": 0.21 * 1.2**number}
+    return {"weight/generator_last": 0.21 * 1.2 ** min(number, 10)}
 
 
 def tinted(values: Values, _: int) -> Values:
@@ -186,9 +186,9 @@ def diverged(values: Values, _: int) -> Values:
         ("wgan", SWAPPED | {"loss/discriminator": -9.0}, "swapped labels", 3, True),
         ("standard", BOTH_REAL, "swapped labels", 3, True),
         ("relativistic-average", SATURATED, "saturated discriminator", 3, False),
-        ("relativistic", GUESSING, "discriminator not learning", 8, False),
+        ("relativistic", GUESSING, "discriminator not learning", 13, False),
         ("relativistic-average", NO_ADVERSARIAL, "no adversarial gradient", 3, True),
-        ("relativistic-average", DOMINANT, "dominant adversarial loss", 10, False),
+        ("relativistic-average", DOMINANT, "dominant adversarial loss", 13, False),
         (None, tinted, "colour tint in patches", 5, False),
         (None, diverged, "divergence", 3, True),
         ("relativistic-average", diverged, "divergence", 3, True),
@@ -196,7 +196,7 @@ def diverged(values: Values, _: int) -> Values:
 )
 def test_a_fault_is_told_once_and_soon(kind: str | None, fault: Fault, name: str, within: int, severe: bool) -> None:
     start, gauge, told = 8, Gauge(adversarial=kind), list[tuple[int, Alarm]]()
-    for number, values in enumerate(ill(kind, fault, start=start)):
+    for number, values in enumerate(ill(kind, fault, start=start, count=25)):
         told += [(number, alarm) for alarm in gauge.check(Reading("gan", 50 * number, values))]
     assert min(number for number, _ in told) >= start
     ((first, alarm),) = [each for each in told if each[1].fault == name]
@@ -229,6 +229,12 @@ def test_discriminators_that_lose_for_a_moment_are_no_fault() -> None:
         return bad if number % 3 else {}
 
     assert alarms(Gauge(adversarial="standard"), ill("standard", losing, weak=True)) == {}
+
+
+def test_a_discriminator_is_given_time() -> None:
+    readings = ill("relativistic", GUESSING, start=0)
+    gauge = Gauge(adversarial="relativistic")
+    assert not any(gauge.check(Reading("gan", 5 * number, values)) for number, values in enumerate(readings))
 
 
 def test_a_gradient_that_was_not_measured_is_no_fault() -> None:
@@ -340,7 +346,6 @@ def test_psnr_that_falls_as_far_as_gans_make_it_fall_is_no_fault() -> None:
 def test_lost_psnr_is_told() -> None:
     assert validations(None, with_psnr(27.0, 28.0, 26.4, 26.3)) == [(2, "lost PSNR", True)]
     assert validations("relativistic-average", with_psnr(27.0, 20.5)) == [(1, "lost PSNR", True)]
-    assert validations("relativistic-average", with_psnr(19.5)) == [(0, "lost PSNR", True)]
 
 
 def test_a_tint_of_two_validations_is_told() -> None:

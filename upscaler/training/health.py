@@ -79,9 +79,9 @@ class Gauge:
     def check(self, event: Reading | Validated) -> list[Alarm]:
         """The faults that began, came back or grew much worse with this event, none most of the time."""
         if isinstance(event, Reading):
-            findings = self._readings.look(event.values)
+            findings = self._readings.look(event.step, event.values)
         else:
-            findings = self._validations.look(_scores(event))
+            findings = self._validations.look(event.step, _scores(event))
         return [
             Alarm(event.stage, event.step, finding.fault, finding.seen, finding.advice, finding.severe)
             for finding in findings
@@ -102,45 +102,45 @@ class _Watch:
 
     def __init__(self, trace: Trace, symptoms: Sequence[Symptom]) -> None:
         self._trace, self._symptoms = trace, symptoms
-        self._size: dict[str, float] = {}
+        self._began: dict[str, int] = {}
+        """The step at which each fault was first seen, of those that have been seen ever since."""
+        self._told: dict[str, float] = {}
+        """How large each fault was when it was told last, of those that are not gone."""
         self._quiet: dict[str, int] = {}
+        """For how many events each of them has not been seen."""
 
-    def look(self, values: Mapping[str, float]) -> list[Finding]:
+    def look(self, step: int, values: Mapping[str, float]) -> list[Finding]:
         """What is new about a further event."""
         self._trace.add(values)
         broken = broken_numbers(self._trace)
         # Where numbers are no numbers the others mean nothing, and one alarm says it all.
         findings = [broken] if broken else [found for symptom in self._symptoms if (found := symptom(self._trace))]
-        return self._news(findings)
+        self._began = {each.fault: self._began.get(each.fault, step) for each in findings}
+        seen = {each.fault: each for each in findings if step - self._began[each.fault] >= each.patience}
+        news = [each for each in seen.values() if each.size >= WORSE * self._told.get(each.fault, 0.0)]
+        self._told |= {each.fault: each.size for each in news}
+        self._quiet = {fault: 0 if fault in seen else self._quiet[fault] + 1 for fault in self._told}
+        for fault in [fault for fault, count in self._quiet.items() if count >= QUIET]:
+            del self._told[fault], self._quiet[fault]
+        return news
 
     def state(self) -> dict[str, Any]:
-        return {"trace": self._trace.state(), "size": dict(self._size), "quiet": dict(self._quiet)}
+        return {
+            "trace": self._trace.state(),
+            "began": dict(self._began),
+            "told": dict(self._told),
+            "quiet": dict(self._quiet),
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self._trace.restore(state["trace"])
-        self._size = {str(fault): float(size) for fault, size in state["size"].items()}
-        self._quiet = {str(fault): int(count) for fault, count in state["quiet"].items()}
-
-    def _news(self, findings: Sequence[Finding]) -> list[Finding]:
-        news = [each for each in findings if each.size >= WORSE * self._size.get(each.fault, 0.0)]
-        self._size |= {each.fault: each.size for each in news}
-        seen = {each.fault for each in findings}
-        self._quiet = {fault: 0 if fault in seen else self._quiet[fault] + 1 for fault in self._size}
-        for fault in [fault for fault, count in self._quiet.items() if count >= QUIET]:
-            del self._size[fault], self._quiet[fault]
-        return news
+        self._began, self._told, self._quiet = dict(state["began"]), dict(state["told"]), dict(state["quiet"])
 
 
 def _scores(event: Validated) -> dict[str, float]:
     """The numbers of a validation by name; an infinite PSNR, of equal pictures, is none to watch."""
-    ours, bicubic = event.scores, event.bicubic
-    values = {
-        "psnr": ours.psnr_y,
-        "ssim": ours.ssim_y,
-        "drift": ours.drift,
-        "bicubic/psnr": bicubic.psnr_y,
-        "bicubic/drift": bicubic.drift,
-    }
-    if len(ours.shift) == 3:
-        values |= {f"colour/{name}": shift for name, shift in zip(("red", "green", "blue"), ours.shift, strict=True)}
+    scores = event.scores
+    values = {"psnr": scores.psnr_y, "ssim": scores.ssim_y}
+    if len(scores.shift) == 3:
+        values |= {f"colour/{name}": shift for name, shift in zip(("red", "green", "blue"), scores.shift, strict=True)}
     return {name: value for name, value in values.items() if value != math.inf}

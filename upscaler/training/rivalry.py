@@ -11,7 +11,7 @@ import math
 from statistics import median
 
 from upscaler.training.symptoms import VANISHED, share
-from upscaler.training.traces import PERSISTENT, WINDOW, Finding, Trace, short
+from upscaler.training.traces import PATIENCE, PERSISTENT, Finding, Trace, short
 
 LARGE_OUTPUT = 100.0
 """Healthy discriminators give outputs of a few units; ESRGAN's with batch norm up to about 50."""
@@ -129,18 +129,20 @@ def saturated(trace: Trace) -> Finding | None:
 
 def not_learning(trace: Trace) -> Finding | None:
     """A discriminator that only guesses, for long."""
-    count = WINDOW - 2
-    loss, outputs = trace.last("loss/discriminator", count), _outputs(trace)
-    if not loss or not outputs or any(abs(value - guess(trace)) >= GUESSING * guess(trace) for value in loss):
+    loss, outputs = trace.last("loss/discriminator"), _outputs(trace)
+    if not loss or not outputs or trace.adversarial == "wgan":
+        return None
+    if max(abs(value / guess(trace) - 1) for value in loss) >= GUESSING:
         return None
     real, fake = outputs[-1]
     return Finding(
         "discriminator not learning",
-        f"the discriminator's loss has been that of guessing, {short(median(loss))}, for {count} readings; real "
+        f"the discriminator's loss has been that of guessing, {short(median(loss))}, for {PATIENCE} steps; real "
         f"pictures get {short(real)}, generated ones {short(fake)}",
         "make it stronger: a larger discriminator.learning_rate, --set discriminator.steps=2, "
         "--set discriminator.norm=batch, less stabilisers.instance_noise and stabilisers.smoothing",
         severe=False,
+        patience=PATIENCE,
     )
 
 

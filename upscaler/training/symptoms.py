@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import pairwise
 from statistics import median
 
-from upscaler.training.traces import PERSISTENT, WINDOW, Finding, Trace, short, words
+from upscaler.training.traces import PATIENCE, PERSISTENT, WINDOW, Finding, Trace, short, words
 
 GROWN = 10.0
 """Times the first root mean square of weights; healthy networks stay within twice of it."""
@@ -22,7 +22,7 @@ LARGE_WEIGHT = {"": 0.35, "_first": 2.0, "_last": 2.0}
 tells a learning rate that ruined the weights before there was a first reading to compare with."""
 
 STEADY = 1.05
-"""Growth from each reading to the next, for two times ``PERSISTENT`` readings, that doubles the weights."""
+"""Growth from each reading to the next, for ``WINDOW`` readings, that doubles the weights."""
 
 IDLE_RATE = 1e-3
 """Share of the early learning rate below which weights may well stand still."""
@@ -35,9 +35,9 @@ SMALL_LOSS = {"discriminator": 0.01, "generator": 0.0}
 """A loss that may have no gradient: hinge's is 0 where the discriminator is right about everything."""
 
 DOMINANT = 0.999
-"""Share of one loss in the gradient of the pictures, in ``WINDOW`` readings. The recipes of ESRGAN and Real-ESRGAN begin
-with 67 to 97 % for the feature loss, SRGAN's with 98 % for the adversarial one; behind a fresh spectral norm that has
-0.02 % for a few readings, and ESRGAN's pixel loss never has more than 0.05 %."""
+"""Share of one loss in the gradient of the pictures, for long. The recipes of ESRGAN and Real-ESRGAN begin
+with 67 to 97 % for the feature loss, SRGAN's with 98 % for the adversarial one; behind a fresh spectral norm that
+has 0.02 % for a few readings, and ESRGAN's pixel loss never has more than 0.05 %."""
 
 TINT = 5.0
 TINT_SPREAD = 3.0
@@ -48,7 +48,7 @@ DIVERGED = {False: 2.5, True: 4.0}
 the squared error."""
 
 PSNR_DROP = {False: 1.5, True: 6.0}
-"""dB below the best, without and with a discriminator. GANs cost 2 to 4, and end up to 3 below bicubic."""
+"""dB below the best, without and with a discriminator. GANs cost 2 to 4."""
 
 TERMS = ("pixel", "feature", "texture", "adversarial")
 _NETWORKS = ("discriminator", "generator")
@@ -82,7 +82,7 @@ def growing_weights(trace: Trace) -> Finding | None:
 
 def _growth(trace: Trace, network: str, part: str) -> Finding | None:
     name = f"weight/{network}{part}"
-    now, first, recent = trace.now(name), trace.early[0].get(name), trace.last(name, 2 * PERSISTENT)
+    now, first, recent = trace.now(name), trace.early[0].get(name), trace.last(name, WINDOW)
     if now is None or not first or now < SMALL_WEIGHT:
         return None
     steady = bool(recent) and recent[-1] > 2 * recent[0] and all(b > STEADY * a for a, b in pairwise(recent))
@@ -169,8 +169,8 @@ def vanishing_gradient(trace: Trace) -> Finding | None:
 def dominant_loss(trace: Trace) -> Finding | None:
     """One loss that drowns the others, for long."""
     for term in TERMS:
-        shares = [share(reading, term) for reading in trace.recent]
-        if len(shares) < WINDOW or any(each is None or each <= DOMINANT for each in shares):
+        shares = [share(reading, term) for reading in trace.recent[-PERSISTENT:]]
+        if len(shares) < PERSISTENT or any(each is None or each <= DOMINANT for each in shares):
             continue
         return Finding(
             f"dominant {term} loss",
@@ -178,6 +178,7 @@ def dominant_loss(trace: Trace) -> Finding | None:
             "the others hardly count",
             f"a smaller losses.{term}_weight, or a larger one for the loss that is drowned",
             severe=False,
+            patience=PATIENCE,
         )
     return None
 
@@ -236,18 +237,13 @@ def diverged(trace: Trace) -> Finding | None:
 
 
 def lost_psnr(trace: Trace) -> Finding | None:
-    """Validation far below its best, with a GAN also far below bicubic interpolation."""
-    now, bicubic = trace.now("psnr"), trace.now("bicubic/psnr")
-    if now is None:
-        return None
-    best, what = trace.highest, "the best so far"
-    if trace.adversarial and bicubic is not None and bicubic > best:
-        best, what = bicubic, "bicubic interpolation"
-    if best - now < PSNR_DROP[bool(trace.adversarial)]:
+    """Validation far below its best in this stage."""
+    now, best = trace.now("psnr"), trace.highest
+    if now is None or best - now < PSNR_DROP[bool(trace.adversarial)]:
         return None
     return Finding(
         "lost PSNR",
-        f"the validation pictures have a PSNR of {now:.2f} dB, {best - now:.1f} dB below {what}",
+        f"the validation pictures have a PSNR of {now:.2f} dB, {best - now:.1f} dB below the best of this stage",
         f"go back to the last checkpoint (--on-alarm rollback); {_calmer(trace)}",
         severe=True,
         size=best - now,

@@ -8,25 +8,35 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-WINDOW = 10
-"""Readings that are remembered."""
-
 PERSISTENT = 3
 """Readings in a row that a fault must show in, where one alone can happen in a healthy run."""
+
+WINDOW = 2 * PERSISTENT
+"""Readings that are remembered."""
 
 EARLY = 3
 """Readings at the start of a stage that later ones are compared with."""
 
+PATIENCE = 500
+"""Steps that slow faults must last, however many readings there are in them: networks need time to begin to learn."""
+
 
 @dataclass(frozen=True)
 class Finding:
-    """A fault as it is seen now; ``size`` tells whether it grew. The rest is as in ``readings.Alarm``."""
+    """A fault as it is seen now.
+
+    Args:
+        fault, seen, advice, severe: as in ``readings.Alarm``.
+        size: tells whether it grew.
+        patience: steps that it must be seen before it is told.
+    """
 
     fault: str
     seen: str
     advice: str
     severe: bool
     size: float = 1.0
+    patience: int = 0
 
 
 @dataclass
