@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import torch
 
@@ -41,7 +42,13 @@ def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any]) -> Path:
     """
     path = checkpoint_path(folder, step)
     with whole_file(path) as file:
-        torch.save({"format": FORMAT, "step": step, **state}, file)
+        try:
+            torch.save({"format": FORMAT, "step": step, **state}, file)
+        except RuntimeError as error:
+            # What the system refuses, PyTorch covers with an error of its own about the end of the file.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
     return path
 
 
@@ -52,12 +59,15 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
         UserError: it cannot be read, is damaged, or is of another version.
     """
     try:
+        with ZipFile(path) as archive:
+            if damaged := archive.testzip():  # which torch.load does not look for
+                raise ValueError(damaged)
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         version = state["format"]
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # damaged bytes make the unpickler raise anything
-        raise UserError(f"{path} is damaged or no checkpoint; remove it to go on from the one before it") from error
+        raise UserError(f"{path} is damaged or no checkpoint") from error
     if version != FORMAT:
         raise UserError(f"{path} is of format {version}, and this srup reads {FORMAT}")
     return state
