@@ -9,7 +9,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
@@ -17,9 +17,9 @@ from msgspec import Meta, Struct
 from upscaler.errors import UserError
 
 Count = Annotated[int, Meta(ge=1)]
-Amount = Annotated[float, Meta(ge=0)]
+Amount = Annotated[float, Meta(ge=0, le=1e12)]
 Share = Annotated[float, Meta(ge=0, le=1)]
-Rate = Annotated[float, Meta(gt=0)]
+Rate = Annotated[float, Meta(gt=0, le=1e12)]
 Beta = Annotated[float, Meta(ge=0, lt=1)]
 
 
@@ -163,6 +163,12 @@ class Stage(_Section, frozen=True):
         """Whether a discriminator takes part."""
         return self.discriminator.kind != "none"
 
+    @property
+    def smallest_patch(self) -> int:
+        """HR pixels along an edge, at the time when they are fewest."""
+        patch = self.data.patch
+        return patch if isinstance(patch, int) else min(size for _, size in patch)
+
 
 class Config(_Section, frozen=True):
     """A run."""
@@ -195,6 +201,8 @@ def parse_config(content: Mapping[str, Any]) -> Config:
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at ")
         place = re.sub(r"`|\$\.?|stages\[\d+\]\.|\[\.*\]", "", where)
+        if choices := _choices(place):
+            what = f"{what.removeprefix('Invalid enum value ')} is none of {', '.join(map(str, choices))}"
         raise UserError(f"{place or 'the configuration'}: {what.replace('`', '')}") from error
     for stage in config.stages:
         _check(config, stage)
@@ -207,7 +215,11 @@ def read_config(path: Path) -> Config:
     Raises:
         UserError: it cannot be read or is none.
     """
-    return parse_config(read_toml(path))
+    content = read_toml(path)
+    try:
+        return parse_config(content)
+    except UserError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -249,6 +261,15 @@ def flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _choices(place: str) -> tuple[Any, ...]:
+    """What a setting can be, such as ``losses.pixel``, where that is one of a few words or numbers."""
+    kind: Any = Config
+    for part in place.split("."):
+        hints = get_type_hints(Config) | get_type_hints(Stage) if kind is Config else get_type_hints(kind)
+        kind = hints.get(part)
+    return get_args(kind) if get_origin(kind) is Literal else ()
 
 
 def _by_stage(config: Config) -> dict[str, Any]:

@@ -8,11 +8,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from upscaler.errors import UserError
-from upscaler.training.config import Config, flat, parse_config, read_toml
+from upscaler.training.config import Config, Stage, flat, parse_config, read_toml
 
 PRESETS = Path(__file__).with_name("presets")
-_BASE = "base"
+_BASE = PRESETS / "base.toml"
 _OF_ALL = ("summary", "scale", "seed", "network")
 """What all stages have in common."""
 _REPLACED = ("layers", "texture_layers")
@@ -24,7 +26,7 @@ _SHOWN = 8
 
 def preset_names() -> list[str]:
     """All presets, by name."""
-    return sorted(path.stem for path in PRESETS.glob("*.toml") if path.stem != _BASE)
+    return sorted(path.stem for path in PRESETS.glob("*.toml") if path != _BASE)
 
 
 def summary(preset: str) -> str:
@@ -58,13 +60,18 @@ def load_config(
     chosen = read_toml(PRESETS / f"{preset}.toml")
     parts: list[dict[str, Any]] = chosen.pop("stages")
     names = [part.pop("name") for part in parts]
-    common = _over(read_toml(PRESETS / f"{_BASE}.toml"), chosen)
-    stages = {name: _over(common, part) for name, part in zip(names, parts, strict=True)}
+    base = read_toml(_BASE)
+    known = [name for name, _ in flat(base)]
+    common = _over(base, chosen, known)
+    stages = {name: _over(common, part, known) for name, part in zip(names, parts, strict=True)}
+    known += names
     for layer in ([read_toml(file)] if file else []) + [_setting(text) for text in settings]:
-        own = {name: layer.pop(name) for name in names if name in layer}
-        stages = {name: _over(_over(stage, layer), _table(name, own.get(name, {}))) for name, stage in stages.items()}
-    if iterations is not None:
-        _share_out(iterations, list(stages.values()))
+        own = {name: _table(name, layer.pop(name)) for name in names if name in layer}
+        if shared := [
+            f"{key} belongs to the whole run, not to {name}" for name in own for key in own[name] if key in _OF_ALL
+        ]:
+            raise UserError(f"{shared[0]} alone")
+        stages = {name: _over(_over(stage, layer, known), own.get(name, {}), known) for name, stage in stages.items()}
     whole = {key: next(iter(stages.values()))[key] for key in _OF_ALL}
     if seed is not None:
         whole["seed"] = seed
@@ -72,7 +79,8 @@ def load_config(
         {"name": name} | {key: value for key, value in stage.items() if key not in _OF_ALL}
         for name, stage in stages.items()
     ]
-    return parse_config({"preset": preset, **whole, "stages": complete})
+    config = parse_config({"preset": preset, **whole, "stages": complete})
+    return config if iterations is None else replace(config, stages=_shared_out(iterations, config.stages))
 
 
 def _setting(text: str) -> dict[str, Any]:
@@ -90,42 +98,43 @@ def _setting(text: str) -> dict[str, Any]:
     return layer
 
 
-def _over(content: Mapping[str, Any], layer: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A configuration with a layer over it; neither is changed."""
+def _over(
+    content: Mapping[str, Any], layer: Mapping[str, Any], known: Sequence[str], prefix: str = ""
+) -> dict[str, Any]:
+    """A configuration with a layer over it; neither is changed. ``known``: what can be said, to name what is near."""
     result = dict(content)
     for key, value in layer.items():
         if key not in content:
-            known = [name for name, _ in flat(content, prefix)]
             raise UserError(f"there is no setting {prefix}{key}; {_nearest(prefix + key, known)}")
         if not isinstance(content[key], dict) or key in _REPLACED:
             result[key] = value
         elif key in _OPEN:
             result[key] = content[key] | _table(prefix + key, value)
         else:
-            result[key] = _over(content[key], _table(prefix + key, value), f"{prefix}{key}.")
+            result[key] = _over(content[key], _table(prefix + key, value), known, f"{prefix}{key}.")
     return result
 
 
 def _table(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{name} is a group of settings; name one of them, such as {name}.KEY=VALUE")
-    if common := [key for key in value if key in _OF_ALL]:
-        raise UserError(f"{common[0]} belongs to the whole run, not to {name} alone")
     return value
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
     last = name.rpartition(".")[2]
     same = [each for each in known if each.rpartition(".")[2] == last]
-    near = same or get_close_matches(name, known, cutoff=0.7)
+    near = same or get_close_matches(name, known)
     if near:
         return f"did you mean {' or '.join(near)}?"
-    return f"there are {', '.join(known)}" if len(known) <= 2 * _SHOWN else "docs/training.md lists all"
+    return f"there are {', '.join(known)}" if len(known) <= 2 * _SHOWN else f"{_BASE} lists all"
 
 
-def _share_out(iterations: int, stages: Sequence[dict[str, Any]]) -> None:
-    """As many steps in all, in the stages' proportions, one each at least."""
-    planned = [int(stage["iterations"]) for stage in stages]
-    for stage, count in zip(stages, planned, strict=True):
-        stage["iterations"] = max(round(iterations * count / sum(planned)), 1)
-    stages[-1]["iterations"] += max(iterations - sum(stage["iterations"] for stage in stages), 0)
+def _shared_out(iterations: int, stages: Sequence[Stage]) -> list[Stage]:
+    """The stages with so many steps in all, in the proportions that they have, one each at least."""
+    planned, result = sum(stage.iterations for stage in stages), []
+    for after, stage in zip(reversed(range(len(stages))), stages, strict=True):
+        count = max(min(round(iterations * stage.iterations / planned), iterations - after), 1)
+        result.append(replace(stage, iterations=count))
+        iterations, planned = iterations - count, planned - stage.iterations
+    return result
