@@ -112,6 +112,8 @@ class Run:
         self._best: float | None = None
         self._best_step: int | None = None
         self._parent = ""
+        self.passed_over: list[str] = []
+        """Lines on checkpoints that cannot be read."""
         self.generator = players.make_generator(self.config)
         for number, stage in enumerate(self.config.stages):
             players.make_discriminator(stage, 0)
@@ -146,18 +148,18 @@ class Run:
             UserError: there is none.
         """
         found = checkpoints_in(self.folder.checkpoints)
-        problem = UserError(f"there is no checkpoint in {self.folder.path}; start the run anew in another folder")
         for step in reversed(found):
             try:
                 self._state = load_checkpoint(found[step], self.device)
             except UserError as error:
-                problem = error
+                self.passed_over.append(str(error))
                 continue
             self._first_stage, self._parent = self._state["stage"], self._state["parent"]
             if self.processes.first:
                 remove_after(self.folder.checkpoints, step)
             return step
-        raise problem
+        reason = self.passed_over[0] if self.passed_over else f"there is no checkpoint in {self.folder.path}"
+        raise UserError(f"{reason}; begin another run in another folder")
 
     def go(self) -> Finished:
         """Make all steps that are left.
@@ -165,7 +167,7 @@ class Run:
         Raises:
             UserError: a disk that is full, or whatever else a person must mend. The last checkpoint stays good.
         """
-        self._deadline = time.monotonic() + self.order.hours * 3600 if self.order.hours else None
+        self._deadline = time.monotonic() + self.order.hours * 3600 if self.order.hours is not None else None
         self._done = begun = self._state["step"] if self._state else self.config.begin(self._first_stage)
         self._tell(Started(self.folder.path, begun, self.config.steps, {"generator": _count(self.generator)}))
         why = None
@@ -234,6 +236,12 @@ class Run:
 
     def _pairs(self, number: int, stage: Stage) -> Pairs:
         data, each = stage.data, stage.discriminator.steps if stage.adversarial else 1
+        world = self.processes.world
+        if data.batch % (data.accumulate * world):
+            raise UserError(
+                f"a batch of {data.batch} cannot be shared evenly by {world} processes with data.accumulate "
+                f"{data.accumulate}"
+            )
         patch: int | Growth
         if isinstance(data.patch, int):
             patch = data.patch
@@ -248,7 +256,7 @@ class Run:
             lr="stored" if data.lr == "stored" else find_preset(data.degradation) if data.lr == "workers" else None,
             seed=self.config.seed + _OTHER_DRAWS * (number + len(self.config.stages) * self._rollbacks),
             rank=self.processes.rank,
-            world=self.processes.world,
+            world=world,
             flips=data.flips,
             noise=data.noise,
             shuffle_channels=data.shuffle_channels,

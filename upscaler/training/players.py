@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any, get_type_hints
 
+import msgspec
 import torch
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
@@ -17,13 +20,14 @@ from upscaler.model.web import Progress
 from upscaler.model.weights import Weights
 from upscaler.training.config import Config, Engine, Perceptual, Stage
 from upscaler.training.discriminators import build_discriminator
-from upscaler.training.perceptual import VGGFeatures, check_layers, load_vgg
+from upscaler.training.perceptual import VGGFeatures, check_layers, load_vgg, stride
 from upscaler.training.stabilisers import initialise
 
 Generator = RRDBNet | Compact
 
 _PRELU_SLOPE = 0.25
 _LEAKY_SLOPE = 0.2
+_SETTLED = ("scale", "channels", "return")
 
 
 def make_generator(config: Config) -> Generator:
@@ -33,10 +37,12 @@ def make_generator(config: Config) -> Generator:
         UserError: settings that its architecture does not have.
     """
     network = config.network
+    kind = NETWORKS[network.architecture]
+    _check_settings(kind, network.settings)
     try:
-        generator = NETWORKS[network.architecture](**network.settings | {"scale": config.scale})
-    except (TypeError, ValueError) as error:
-        raise UserError(f"network.settings: {str(error).removeprefix('RRDBNet.__init__() ')}") from error
+        generator = kind(**network.settings, scale=config.scale)
+    except ValueError as error:
+        raise UserError(f"network.settings: {error}") from error
     initialise(
         generator,
         network.initialisation,
@@ -66,13 +72,22 @@ def begin_with(generator: Generator, weights: Weights) -> None:
 
 
 def make_discriminator(stage: Stage, seed: int) -> nn.Module | None:
-    """The discriminator of a stage on the CPU, initialised; None where it has none."""
+    """The discriminator of a stage on the CPU, initialised; None where it has none.
+
+    Raises:
+        UserError: it does not judge pictures as small as the patches.
+    """
     settings = stage.discriminator
     if settings.kind == "none":
         return None
     discriminator = build_discriminator(
         settings.kind, features=settings.features, kernel=settings.kernel, norm=settings.norm
     )
+    if stage.smallest_patch < discriminator.smallest:
+        raise UserError(
+            f"a {settings.kind} discriminator judges pictures from {discriminator.smallest} x {discriminator.smallest} "
+            f"pixels, and the patches have {stage.smallest_patch}; take a larger data.patch"
+        )
     initialise(discriminator, "default", seed=seed)
     return discriminator
 
@@ -97,7 +112,7 @@ class Eyes:
         progress: told of (bytes done, bytes in all) while weights are downloaded.
 
     Raises:
-        UserError: layers that there are not, or weights that cannot be had.
+        UserError: layers that there are not or that are too deep for the patches, or weights that cannot be had.
     """
 
     def __init__(self, stages: Sequence[Stage], progress: Progress | None = None) -> None:
@@ -105,6 +120,7 @@ class Eyes:
         for stage in stages:
             if layers := _layers(stage):
                 check_layers(stage.perceptual.network, layers)
+                _check_patches(stage, layers)
                 key = _key(stage.perceptual)
                 if key not in self._tensors:
                     file = Path(stage.perceptual.file).expanduser() if stage.perceptual.file else None
@@ -121,11 +137,39 @@ class Eyes:
         return features
 
 
+def _check_settings(kind: type[Generator], settings: Mapping[str, Any]) -> None:
+    """See that an architecture has these settings, beside the scale and the three channels of RGB."""
+    known = {name: hint for name, hint in get_type_hints(kind.__init__).items() if name not in _SETTLED}
+    for key, value in settings.items():
+        if key not in known:
+            near = get_close_matches(key, known)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+            raise UserError(f"{kind.architecture} has no setting network.settings.{key}; {hint}")
+        try:
+            msgspec.convert(value, known[key])
+        except msgspec.ValidationError as error:
+            raise UserError(f"network.settings.{key}: {error}") from error
+
+
 def _layers(stage: Stage) -> list[str]:
     losses, perceptual = stage.losses, stage.perceptual
     wanted = dict.fromkeys(perceptual.layers if losses.feature_weight else ())
     wanted |= dict.fromkeys(perceptual.texture_layers if losses.texture_weight else ())
     return list(wanted)
+
+
+def _check_patches(stage: Stage, layers: Sequence[str]) -> None:
+    """See that features of the patches have at least one position, and a patch of texture a whole number."""
+    for layer in layers:
+        if stride(layer) > stage.smallest_patch:
+            raise UserError(f"{layer} needs patches from {stride(layer)} pixels; take a larger data.patch")
+    patch = stage.perceptual.texture_patch
+    for layer in stage.perceptual.texture_layers if stage.losses.texture_weight else ():
+        if patch % stride(layer) or patch > stage.smallest_patch:
+            raise UserError(
+                f"perceptual.texture_patch {patch} must be a multiple of {stride(layer)} for {layer}, "
+                "and no larger than data.patch"
+            )
 
 
 def _key(perceptual: Perceptual) -> tuple[str, str]:

@@ -93,7 +93,8 @@ def train(
 ) -> Finished:
     """Train, from the beginning or from where a run was.
 
-    SIGINT and SIGTERM end it after the step at hand, with everything saved; the second one ends it at once.
+    SIGINT and SIGTERM end it after the step at hand, with everything saved, and then do what they did before; the
+    second one does it at once.
 
     Args:
         order: what to do.
@@ -106,6 +107,22 @@ def train(
     Raises:
         UserError: whatever a person must mend. What was saved stays good.
     """
+    with _asked_to_stop() as asked:
+        finished = _train(order, init, resume, asked, notify, warn, progress)
+    if finished.why == "signal" and asked.number:
+        signal.raise_signal(asked.number)
+    return finished
+
+
+def _train(
+    order: Order,
+    init: Weights | None,
+    resume: bool,
+    asked: threading.Event,
+    notify: Callable[[Event], None],
+    warn: Callable[[str], None],
+    progress: Progress | None,
+) -> Finished:
     folder = order.folder
     recorder: Recorder | None = None
 
@@ -114,7 +131,7 @@ def train(
             recorder.record(event)
         notify(event)
 
-    with joined(order.device) as processes, _asked_to_stop() as asked:
+    with joined(order.device) as processes:
         if not resume:
             check_fresh(folder)
         run = Run(order, processes, asked, tell, progress)
@@ -123,6 +140,8 @@ def train(
             run.begin_with(init)
         if not processes.first:
             return run.go()
+        for line in run.passed_over:
+            warn(f"passed over: {line}")
         for line in run.left_out:
             warn(f"left out of validation: {line}")
         if not run.validates:
@@ -186,13 +205,20 @@ def _alone(folder: RunFolder) -> Iterator[None]:
         lock.release()
 
 
+class _Asked(threading.Event):
+    """Set by the signal of that number."""
+
+    number: int | None = None
+
+
 @contextmanager
-def _asked_to_stop() -> Iterator[threading.Event]:
+def _asked_to_stop() -> Iterator[_Asked]:
     """An event that the first SIGINT or SIGTERM sets; the second does what it did before."""
-    asked = threading.Event()
+    asked = _Asked()
     before: dict[int, Any] = {}
 
     def ask(number: int, _: FrameType | None) -> None:
+        asked.number = number
         asked.set()
         signal.signal(number, before[number])
 
