@@ -33,7 +33,7 @@ from upscaler.training.fingerprints import (
     thumbnail,
 )
 
-SAME_PART = 0.6
+SAME_PART = 0.7
 """Two pictures whose details correlate at least so much where they would overlap share that part."""
 
 _REDUCTION = 2
