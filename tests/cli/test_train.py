@@ -18,6 +18,7 @@ import numpy as np
 import platformdirs
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 
 from upscaler.cli.main import run
@@ -25,11 +26,12 @@ from upscaler.images.files import Metadata, Picture, open_picture, write_picture
 from upscaler.images.resize import resize
 from upscaler.model.rrdbnet import RRDBNet
 from upscaler.model.weights import load_weights, save_weights
-from upscaler.training import session
+from upscaler.training import reports
 from upscaler.training.config import read_config
 from upscaler.training.layering import load_config, preset_names
 from upscaler.training.preparation import Settings, prepare
 from upscaler.training.readings import Event, Reading
+from upscaler.training.recording import Recorder
 from upscaler.training.sources import find_sources
 
 _TINY = (
@@ -81,6 +83,7 @@ def trained(data: Path) -> Trained:
 @pytest.fixture(autouse=True)
 def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reports, "write_plots", lambda *_: [])  # the slowest part; one run has them
     return tmp_path
 
 
@@ -108,6 +111,7 @@ def test_a_run_leaves_the_documented_folder(trained: Trained) -> None:
     assert [path.stem for path in sorted((trained.folder / "checkpoints").iterdir())][-1] == "step-000000009"
     settings = [word for word in TINY if word != "--set"]
     assert read_config(trained.folder / "config.toml") == load_config("quick", settings=settings, iterations=9)
+    assert len(list((trained.folder / "report").glob("*.png"))) > 5
     report = (trained.folder / "report.md").read_text()
     assert "It is complete. 9 of 9 steps" in report
     assert [stage in report for stage in ("stage psnr", "stage gan")] == [True, True]
@@ -168,14 +172,14 @@ def test_as_typed_it_trains_on_what_was_prepared_last(srup: Any, data: Path, mon
 
 def _interrupt(monkeypatch: pytest.MonkeyPatch, number: int, step: int) -> None:
     """Let a signal come while a run records a step."""
-    record = session.Recorder.record
+    record = Recorder.record
 
-    def recording(self: session.Recorder, event: Event) -> None:
+    def recording(self: Recorder, event: Event) -> None:
         record(self, event)
         if isinstance(event, Reading) and event.step == step:
             signal.raise_signal(number)
 
-    monkeypatch.setattr(session.Recorder, "record", recording)
+    monkeypatch.setattr(Recorder, "record", recording)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -393,7 +397,10 @@ def _damage_checkpoints(folder: Path) -> None:
 
 
 def _writing(name: str, content: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_text(content) and None
+    def damage(folder: Path) -> None:
+        (folder / name).write_text(content)
+
+    return damage
 
 
 @pytest.mark.parametrize(
@@ -415,7 +422,7 @@ def test_a_run_that_cannot_go_on(srup: Any, copy: Path, damage: Callable[[Path],
 
 
 def test_two_do_not_train_in_one_folder(srup: Any, copy: Path) -> None:
-    with session.FileLock(copy / ".lock"):
+    with FileLock(copy / ".lock"):
         refused(srup("train", "--resume", copy), "another srup train is at work in copy")
 
 
