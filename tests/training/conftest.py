@@ -9,6 +9,9 @@ import pytest
 
 from upscaler.images.files import Metadata, Picture, open_picture, write_picture
 from upscaler.images.resize import resize
+from upscaler.training.preparation import Settings, prepare
+from upscaler.training.shards import PreparedSet
+from upscaler.training.sources import find_sources
 
 Scene = Callable[..., Any]
 
@@ -67,3 +70,13 @@ _WAYS: dict[str, Callable[[Any, Path], Any]] = {
 def change(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Any], Any]:
     """Does to a picture what is often done to pictures before somebody finds them again; a test for each way."""
     return lambda pixels: np.ascontiguousarray(_WAYS[request.param](pixels, tmp_path))
+
+
+@pytest.fixture(scope="session")
+def tiny_set(tmp_path_factory: pytest.TempPathFactory, scene: Scene, save: Callable[[Path, Any], Path]) -> PreparedSet:
+    """A training set of four small pictures, one more for validation."""
+    folder = tmp_path_factory.mktemp("tiny")
+    for seed in range(5):
+        save(folder / f"photos/{seed}.png", scene(seed, 96, 96))
+    prepare(find_sources([str(folder / "photos")]), folder / "set", Settings(validation=1), lambda _: None)
+    return PreparedSet(folder / "set")

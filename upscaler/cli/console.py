@@ -64,17 +64,20 @@ class Console:
             RichConsole(file=stream).print(content)
 
     @contextmanager
-    def progress(self, description: str, total: float, *, unit: str = "", bytes_: bool = False) -> Iterator[Progress]:
+    def progress(
+        self, description: str, total: float, *, begun: float = 0, unit: str = "", bytes_: bool = False
+    ) -> Iterator[Progress]:
         """Progress with rate and time left: a bar on a terminal, now and then a plain line elsewhere.
 
         Args:
             description: what is being done.
             total: the amount that makes it complete.
+            begun: the amount that was done before.
             unit: shown behind the rate, such as ``MP``.
             bytes_: the amounts are bytes.
         """
         if not sys.stderr.isatty():
-            yield _PlainProgress(description, total, unit="MB" if bytes_ else unit, divisor=1e6 if bytes_ else 1)
+            yield _PlainProgress(description, total, begun, unit="MB" if bytes_ else unit, divisor=1e6 if bytes_ else 1)
             return
         from rich.console import Console as RichConsole
         from rich.progress import (
@@ -103,22 +106,23 @@ class Console:
         with RichProgress(
             *columns, console=RichConsole(file=sys.stderr), transient=True, redirect_stdout=redirect
         ) as bar:
-            yield _BarProgress(bar, bar.add_task(description, total=total, rate=""), unit)
+            task = bar.add_task(description, total=total, completed=begun, rate="")
+            yield _BarProgress(bar, task, begun, unit)
 
 
 class _BarProgress:
-    def __init__(self, bar: Any, task: Any, unit: str) -> None:
-        self.bar, self.task, self.unit = bar, task, unit
+    def __init__(self, bar: Any, task: Any, begun: float, unit: str) -> None:
+        self.bar, self.task, self.begun, self.unit = bar, task, begun, unit
         self.start = time.monotonic()
 
     def update(self, done: float, description: str | None = None, rate: str | None = None) -> None:
-        rate = rate or f"{done / max(time.monotonic() - self.start, 1e-3):.3g} {self.unit}/s"
+        rate = rate or f"{(done - self.begun) / max(time.monotonic() - self.start, 1e-3):.3g} {self.unit}/s"
         self.bar.update(self.task, completed=done, description=description, rate=rate)
 
 
 class _PlainProgress:
-    def __init__(self, description: str, total: float, *, unit: str, divisor: float) -> None:
-        self.description, self.total, self.unit, self.divisor = description, total, unit, divisor
+    def __init__(self, description: str, total: float, begun: float, *, unit: str, divisor: float) -> None:
+        self.description, self.total, self.begun, self.unit, self.divisor = description, total, begun, unit, divisor
         self.start = self.shown = time.monotonic()
 
     def update(self, done: float, description: str | None = None, rate: str | None = None) -> None:
@@ -126,11 +130,12 @@ class _PlainProgress:
         now = time.monotonic()
         elapsed = now - self.start
         # The longer it takes the rarer the lines, so that a day's work does not fill a log.
-        if now - self.shown < max(_PLAIN_INTERVAL, elapsed / 20) or not 0 < done < self.total:
+        if now - self.shown < max(_PLAIN_INTERVAL, elapsed / 20) or not self.begun < done < self.total:
             return
         self.shown = now
-        left = elapsed * (self.total - done) / done
-        rate = rate or f"{done / self.divisor / elapsed:.3g} {self.unit}/s"
+        made = done - self.begun
+        left = elapsed * (self.total - done) / made
+        rate = rate or f"{made / self.divisor / elapsed:.3g} {self.unit}/s"
         print(
             f"{self.description}: {done / self.total:.0%}, {rate}, {duration(left)} left",
             file=sys.stderr,

@@ -54,7 +54,7 @@ class Processes:
         if device.type == "cuda":
             module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
         devices = [device] if device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
+        return nn.parallel.DistributedDataParallel(module, device_ids=devices)
 
 
 @contextmanager

@@ -1,0 +1,256 @@
+"""A step of training: what it moves, what it leaves alone, and that how it is computed does not matter."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from upscaler.model.compact import Compact
+from upscaler.model.rrdbnet import RRDBNet
+from upscaler.training.config import Stage
+from upscaler.training.degradation import find_preset
+from upscaler.training.layering import load_config
+from upscaler.training.pairs import Batch
+from upscaler.training.perceptual import VGGFeatures
+from upscaler.training.players import make_discriminator, placed
+from upscaler.training.processes import Processes
+from upscaler.training.stabilisers import initialise
+from upscaler.training.steps import Steps
+
+CPU = torch.device("cpu")
+
+
+def stage(*settings: str, last: bool = True) -> Stage:
+    small = ("data.batch=4", "data.patch=32", "gan.discriminator.features=4", "engine.channels_last=false")
+    return load_config("quick", settings=[*small, *settings]).stages[-1 if last else 0]
+
+
+def batches(count: int = 100) -> Iterator[Batch]:
+    for number in range(count):
+        generator = torch.Generator().manual_seed(number)
+        hr = torch.randint(0, 256, (4, 3, 32, 32), generator=generator, dtype=torch.uint8)
+        lr = hr.unflatten(2, (8, 4)).unflatten(4, (8, 4)).float().mean((3, 5)).to(torch.uint8)
+        yield Batch(hr, lr, tuple(range(4 * number, 4 * number + 4)))
+
+
+def make(chosen: Stage, generator: nn.Module | None = None, vgg: VGGFeatures | None = None) -> Steps:
+    if generator is None:
+        generator = Compact(features=4, convolutions=1)
+        initialise(generator, "kaiming", seed=0, slope=0.25)
+    discriminator = make_discriminator(chosen, seed=1)
+    return Steps(
+        chosen,
+        4,
+        placed(copy.deepcopy(generator), chosen.engine, CPU),
+        copy.deepcopy(generator).eval().requires_grad_(False),
+        None if discriminator is None else placed(discriminator, chosen.engine, CPU),
+        vgg,
+        find_preset("bicubic"),
+        Processes(),
+    )
+
+
+def copied(network: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in network.named_parameters()}
+
+
+def moved(before: dict[str, Tensor], network: nn.Module) -> float:
+    """The largest change of a parameter."""
+    return max(float((before[name] - tensor.detach()).abs().max()) for name, tensor in network.named_parameters())
+
+
+def one_step(steps: Steps, count: int = 1, **options: bool) -> Steps:
+    source = batches()
+    for _ in range(count):
+        steps.make(source, **({"watch": False, "histograms": False} | options))
+    return steps
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which network each update moved, in order, and that no other moved with it."""
+    seen: list[str] = []
+    for name in ("_teach_generator", "_teach_discriminator"):
+        teach = getattr(Steps, name)
+
+        def watched(self: Steps, *arguments: Any, teach: Any = teach, name: str = name, **options: Any) -> Any:
+            assert self.discriminator is not None
+            networks = {"generator": self.generator.network, "discriminator": self.discriminator.network}
+            before = {each: copied(network) for each, network in networks.items()}
+            result = teach(self, *arguments, **options)
+            moves = [each for each, network in networks.items() if moved(before[each], network) > 0]
+            assert moves == [name.removeprefix("_teach_")]
+            seen.extend(moves)
+            return result
+
+        monkeypatch.setattr(Steps, name, watched)
+    return seen
+
+
+def test_each_update_moves_one_network(judged: list[str]) -> None:
+    one_step(make(stage()), 2)
+    assert judged == ["generator", "discriminator"] * 2
+
+
+def test_the_discriminator_can_learn_more_often(judged: list[str]) -> None:
+    steps = one_step(make(stage("gan.discriminator.steps=3")), 1)
+    assert judged == ["discriminator", "discriminator", "generator", "discriminator"]
+    assert steps.batches == 3
+
+
+def test_the_discriminator_can_learn_less_often(judged: list[str]) -> None:
+    one_step(make(stage("gan.discriminator.every=3")), 4)
+    assert judged == ["generator", "discriminator", "generator", "generator", "generator", "discriminator"]
+
+
+def test_the_adversarial_loss_reaches_the_generator_through_the_discriminator() -> None:
+    steps = make(stage("gan.losses.pixel_weight=0", "gan.losses.adversarial_weight=1"))
+    before = copied(steps.generator.network)
+    one_step(steps, watch=True)
+    assert moved(before, steps.generator.network) > 1e-5
+    values, _ = steps.reading()
+    assert values["picture_gradient/adversarial"] > 0
+    assert values["gradient/generator_first"] > 0
+
+
+def test_the_first_update_of_both_by_formulas() -> None:
+    """Relativistic average, plain SGD: new weights = old weights - rate * gradient of the written out losses."""
+    chosen = stage(
+        "gan.losses.pixel_weight=0.5",
+        "gan.losses.adversarial_weight=0.25",
+        "generator.optimiser=sgd",
+        "generator.betas=[0, 0]",
+        "generator.schedule=constant",
+        "discriminator.optimiser=sgd",
+        "discriminator.betas=[0, 0]",
+        "discriminator.schedule=constant",
+        "discriminator.norm=none",
+        "average=0",
+    )
+    steps = make(chosen)
+    assert steps.discriminator is not None
+    g, d = copy.deepcopy(steps.generator.network), copy.deepcopy(steps.discriminator.network)
+    batch = next(batches())
+    assert batch.lr is not None
+    real, lr = batch.hr / 255, batch.lr / 255
+    one_step(steps)
+
+    fake = g(lr)
+    on_real, on_fake = d(real), d(fake)
+    real_side = -torch.log(1 - torch.sigmoid(on_real - on_fake.mean())).mean()
+    fake_side = -torch.log(torch.sigmoid(on_fake - on_real.mean())).mean()
+    loss = 0.5 * (fake - real).abs().mean() + 0.25 * (real_side + fake_side) / 2
+    expected = [p - chosen.generator.learning_rate * q for p, q in _with_gradients(loss, g)]
+    for new, wanted in zip(steps.generator.network.parameters(), expected, strict=True):
+        torch.testing.assert_close(new, wanted, rtol=1e-4, atol=1e-7)
+
+    on_real, on_fake = d(real), d(fake.detach())
+    real_side = -torch.log(torch.sigmoid(on_real - on_fake.mean())).mean()
+    fake_side = -torch.log(1 - torch.sigmoid(on_fake - on_real.mean())).mean()
+    expected = [p - chosen.discriminator.learning_rate * q for p, q in _with_gradients((real_side + fake_side) / 2, d)]
+    for new, wanted in zip(steps.discriminator.network.parameters(), expected, strict=True):
+        torch.testing.assert_close(new, wanted, rtol=1e-4, atol=1e-7)
+    assert moved(copied(steps.average), steps.generator.network) == 0  # with a decay of 0
+
+
+def _with_gradients(loss: Tensor, network: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    parameters = list(network.parameters())
+    return list(zip(parameters, torch.autograd.grad(loss, parameters), strict=True))
+
+
+def close(one: Steps, other: Steps) -> None:
+    for a, b in zip(one.generator.network.parameters(), other.generator.network.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-6)
+    assert one.discriminator is not None
+    assert other.discriminator is not None
+    pairs = zip(one.discriminator.network.parameters(), other.discriminator.network.parameters(), strict=True)
+    for a, b in pairs:
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulated_parts_are_the_whole_batch(parts: int) -> None:
+    settings = ("gan.losses.adversarial=standard", "gan.stabilisers.instance_noise=10", "discriminator.norm=none")
+    close(one_step(make(stage(*settings)), 2), one_step(make(stage(*settings, f"data.accumulate={parts}")), 2))
+
+
+def test_the_layout_of_memory_does_not_matter() -> None:
+    close(one_step(make(stage()), 2), one_step(make(stage("engine.channels_last=true")), 2))
+
+
+def test_blocks_computed_again_give_the_same_gradients() -> None:
+    network = RRDBNet(features=4, growth=2, blocks=2)
+    plain, again = (one_step(make(stage(f"engine.checkpointing={flag}"), network), 2) for flag in ("false", "true"))
+    close(plain, again)
+    assert again.generator.network.state_dict().keys() == network.state_dict().keys()
+
+
+def test_bfloat16_learns_about_the_same() -> None:
+    full, half = (one_step(make(stage(f"engine.precision={kind}")), 2) for kind in ("fp32", "bf16"))
+    for a, b in zip(full.generator.network.parameters(), half.generator.network.parameters(), strict=True):
+        assert b.dtype == torch.float32
+        torch.testing.assert_close(a, b, rtol=0, atol=2.5e-3)
+
+
+def test_watching_changes_nothing() -> None:
+    plain, watched = one_step(make(stage()), 3), one_step(make(stage()), 3, watch=True, histograms=True)
+    for a, b in zip(plain.generator.network.parameters(), watched.generator.network.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_what_a_reading_tells() -> None:
+    steps = make(stage("gan.stabilisers.instance_noise=10"))
+    source = batches()
+    losses = []
+    for number in range(3):
+        steps.make(source, watch=number == 2, histograms=number == 2)
+        losses.append(steps.meter._sums["loss/pixel"].clone())
+    values, histograms = steps.reading()
+    assert values["loss/pixel"] == pytest.approx(float(losses[-1]) / 3)
+    assert values["loss/generator"] == pytest.approx(values["loss/pixel"] + values["loss/adversarial"])
+    assert values["noise/instance"] == pytest.approx(10 * (1 - 2 / steps.stage.iterations))
+    gradients = [p.grad for p in steps.generator.network.parameters()]
+    norm = torch.stack([g.norm() for g in gradients if g is not None]).norm()
+    assert values["gradient/generator"] == pytest.approx(float(norm), rel=1e-5)
+    for name in ("output/real", "output/fake", "output/largest", "colour/red", "rate/generator", "rate/discriminator"):
+        assert name in values
+    assert {"output/real", "output/fake", "weight/generator_first", "gradient/discriminator_last"} <= set(histograms)
+    assert "loss/pixel" not in steps.reading()[0]
+
+
+def test_features_that_are_seen_pull_the_pictures_towards_the_target() -> None:
+    layers = {"features.0.weight": torch.randn(64, 3, 3, 3, generator=torch.Generator().manual_seed(0))}
+    layers["features.0.bias"] = torch.zeros(64)
+    vgg = VGGFeatures("vgg19", ["conv1_1"], layers)
+    settings = ("losses.pixel_weight=0", "losses.feature_weight=1", "perceptual.layers={conv1_1=1.0}")
+    chosen = stage(*settings, "psnr.generator.learning_rate=1e-2", last=False)
+    steps = make(chosen, vgg=vgg)
+    source = iter([next(batches())] * 12)
+    found = []
+    for _ in range(12):
+        steps.make(source, watch=True, histograms=False)
+        found.append(steps.reading()[0]["loss/feature"])
+    assert found[-1] < 0.9 * found[0]
+
+
+def test_the_average_follows_and_is_not_trained() -> None:
+    steps = make(stage("average=0.9"))
+    start = copied(steps.average)
+    one_step(steps, 20)
+    latest = copied(steps.generator.network)
+    for name, tensor in steps.average.named_parameters():
+        assert not tensor.requires_grad
+        assert not torch.equal(tensor, start[name])
+        assert not torch.equal(tensor, latest[name])
+
+
+def test_lower_rates_after_a_rollback() -> None:
+    steps = make(stage())
+    steps.rate_factor = 0.25
+    one_step(steps)
+    assert steps.generator.rate == pytest.approx(0.25 * steps.stage.generator.learning_rate)
