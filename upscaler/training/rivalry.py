@@ -28,6 +28,9 @@ SATURATED = 1e-3
 GUESSING = 0.01
 """Relative distance from the loss of guessing within which nothing has been learnt."""
 
+LOW = 0.9
+"""Share of the loss of guessing that is impossible with outputs that are no better than guessing."""
+
 FADED = 1e-5
 """Share of the adversarial loss in the gradient of the pictures; 1e-3 is what spectral norm begins with."""
 
@@ -93,7 +96,7 @@ def swapped_labels(trace: Trace) -> Finding | None:
         return None
     least = [_least_loss(trace.adversarial, real, fake) for real, fake in outputs]
     # WGAN's loss is the difference of the outputs, and that of guessing is 0.
-    low, high = (0.6 * guess(trace), 0.8 * guess(trace)) if guess(trace) else (-0.1, 0.1)
+    low, high = (LOW * guess(trace), guess(trace)) if guess(trace) else (-0.1, 0.1)
     if max(loss) > low or min(least) < high:
         return None
     real, fake = outputs[-1]
