@@ -132,7 +132,7 @@ def _train(
         notify(event)
 
     with joined(order.device) as processes:
-        if not resume:
+        if processes.first and not resume:
             check_fresh(folder)
         run = Run(order, processes, asked, tell, progress)
         step = run.resume() if resume else None
@@ -186,8 +186,11 @@ def check_same(folder: RunFolder, begun: Config, wanted: Config) -> None:
 
 
 def restarted(folder: RunFolder) -> bool:
-    """Whether ``torchrun`` has started this command again after a failure, and its run is there to go on with."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0 and folder.config.exists()
+    """Whether ``torchrun`` has started this command again, and its run is there to go on with.
+
+    It does so after a failure, and when machines come or go, which it does not count as a restart.
+    """
+    return "TORCHELASTIC_RUN_ID" in os.environ and folder.config.exists()
 
 
 @contextmanager
