@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -27,7 +28,7 @@ from upscaler.images.resize import resize
 from upscaler.model.rrdbnet import RRDBNet
 from upscaler.model.weights import load_weights, save_weights
 from upscaler.training import reports
-from upscaler.training.config import read_config
+from upscaler.training.config import Config, Stage, read_config
 from upscaler.training.layering import load_config, preset_names
 from upscaler.training.preparation import Settings, prepare
 from upscaler.training.readings import Event, Reading
@@ -265,6 +266,16 @@ def test_under_torchrun_the_folder_is_named(srup: Any, monkeypatch: pytest.Monke
     assert (outcome.code, "under torchrun name the folder of the run with -o" in outcome.err) == (2, True)
 
 
+def test_torchrun_may_give_the_same_command_again(
+    srup: Any, trained: Trained, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    outcome = srup("train", *QUICK, "--data", trained.data, "-o", copy)
+    assert outcome.code == 0
+    assert "step 9: start, 9 steps in all" in outcome.err
+    refused(srup("train", *QUICK, "--seed", "1", "--data", trained.data, "-o", copy), "has another configuration")
+
+
 def refused(outcome: Any, words: str) -> None:
     assert outcome.code == 1
     assert words in outcome.err
@@ -445,3 +456,14 @@ def test_help_imports_no_torch() -> None:
     words, _, modules = done.stdout.partition("|")
     assert "--on-alarm warn|rollback|stop".partition("|")[0] in words
     assert not {"torch", "numpy", "msgspec", "pyvips", "PIL", "rich.table"} & set(modules.split())
+
+
+def test_the_page_on_training_has_every_preset_and_group() -> None:
+    page = (Path(__file__).parents[2] / "docs/training.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([\w-]+)` \| [^|]+ \| ([\d, +]+) \|", page, re.MULTILINE))
+    assert sorted(rows) == preset_names()
+    for name, steps in rows.items():
+        told = " + ".join(f"{stage.iterations:,}" for stage in load_config(name).stages)
+        assert steps == told, name
+    for group in (*Stage.__struct_fields__, *Config.__struct_fields__):
+        assert f"`{group}`" in page or group in ("name", "stages", "preset", "summary"), group

@@ -55,7 +55,7 @@ def root(
 def run(arguments: list[str] | None = None) -> None:
     """Run the command line and leave with its exit code.
 
-    0: everything asked for was done; 1: some of it failed; 2: the command line was wrong; 130: Ctrl-C.
+    0: everything asked for was done; 1: some of it failed; 2: the command line was wrong; 130: Ctrl-C; 143: SIGTERM.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     signal.signal(signal.SIGTERM, _terminate)
