@@ -230,8 +230,10 @@ class Steps:
 
     def _watch_terms(self, terms: Mapping[str, Tensor], fake: Tensor, real: Tensor) -> None:
         for name, term in terms.items():
-            (gradient,) = torch.autograd.grad(term, fake, retain_graph=True)
-            self._watched[f"picture_gradient/{name}"] = gradient.norm()
+            # A term that does not depend on the pictures is a fault, and the gauge's to tell.
+            attached = term.requires_grad
+            gradient = torch.autograd.grad(term, fake, retain_graph=True, allow_unused=True)[0] if attached else None
+            self._watched[f"picture_gradient/{name}"] = fake.new_zeros(()) if gradient is None else gradient.norm()
         shift = (fake.detach() - real).mean((0, 2, 3)) * 255
         self._watched |= {f"colour/{name}": shift[place] for place, name in enumerate(("red", "green", "blue"))}
 

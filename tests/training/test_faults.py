@@ -1,0 +1,213 @@
+"""Faults planted into real runs: the gauge tells each of them soon, and is silent about healthy runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from upscaler.errors import UserError
+from upscaler.model.weights import load_weights
+from upscaler.training import loop, steps
+from upscaler.training.layering import load_config
+from upscaler.training.learners import Learner
+from upscaler.training.loop import OnAlarm, Order
+from upscaler.training.losses import discriminator_loss
+from upscaler.training.readings import Alarm, Event, Finished, RolledBack
+from upscaler.training.runs import RunFolder
+from upscaler.training.session import train
+from upscaler.training.shards import PreparedSet
+from upscaler.training.stabilisers import Labels
+from upscaler.training.steps import Steps
+
+READINGS = 10
+"""Steps between readings."""
+BEGIN = 20
+"""Steps for PSNR before the GAN."""
+
+SETTINGS = [
+    "network.settings.features=8",
+    "network.settings.convolutions=1",
+    "data.patch=32",
+    "data.batch=8",
+    "data.workers=0",
+    "discriminator.features=8",
+    f"records.readings={READINGS}",
+    "records.checkpoints=20",
+    "records.keep=100",
+    "validation.every=0",
+    f"psnr.iterations={BEGIN}",
+    "gan.iterations=100",
+    "gan.generator.schedule=constant",
+    "gan.discriminator.schedule=constant",
+    "gan.discriminator.learning_rate=1e-3",
+    "gan.losses.adversarial_weight=1e-2",
+]
+KINDS = {
+    "relativistic average, batch norm": [
+        "gan.losses.adversarial=relativistic-average",
+        "gan.discriminator.norm=batch",
+    ],
+    "standard, spectral norm": ["gan.losses.adversarial=standard", "gan.discriminator.norm=spectral"],
+}
+
+
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "write_report", lambda folder, _: folder.report)
+
+
+@pytest.fixture(params=KINDS.values(), ids=KINDS)
+def settings(request: pytest.FixtureRequest) -> list[str]:
+    return [*SETTINGS, *request.param]
+
+
+def run(
+    data: PreparedSet, folder: Path, settings: list[str], on_alarm: OnAlarm = "warn"
+) -> tuple[Finished, list[Event]]:
+    events: list[Event] = []
+    order = Order(
+        load_config("quick", settings=settings), RunFolder(folder), data, None, torch.device("cpu"), None, on_alarm
+    )
+    finished = train(order, init=None, resume=False, notify=events.append, warn=lambda _: None)
+    return finished, events
+
+
+def alarms(events: list[Event]) -> list[Alarm]:
+    return [event for event in events if isinstance(event, Alarm)]
+
+
+def detached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The discriminator learns from real pictures alone."""
+
+    def wrong(kind: Any, real: Tensor, fake: Tensor, *rest: Any) -> Tensor:
+        return discriminator_loss(kind, real, fake.detach(), *rest)
+
+    monkeypatch.setattr(steps, "discriminator_loss", wrong)
+
+
+def frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The discriminator's optimiser never moves it."""
+    finish = Learner.finish
+
+    def wrong(self: Learner) -> None:
+        if self.network is self.forward:
+            finish(self)
+
+    monkeypatch.setattr(Learner, "finish", wrong)
+
+
+def swapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real pictures are labelled generated, and the other way round."""
+    real, fake = Labels.real, Labels.fake
+    monkeypatch.setattr(Labels, "real", fake)
+    monkeypatch.setattr(Labels, "fake", real)
+
+
+def blind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The generator's adversarial loss passes no gradient."""
+    terms = Steps._terms
+
+    def wrong(self: Steps, *arguments: Any) -> dict[str, Tensor]:
+        found = terms(self, *arguments)
+        return {name: term.detach() if name == "adversarial" else term for name, term in found.items()}
+
+    monkeypatch.setattr(Steps, "_terms", wrong)
+
+
+def broken(at: int) -> Callable[[pytest.MonkeyPatch], None]:
+    """A batch whose LR pictures are NaN, at a step of the GAN."""
+
+    def plant(monkeypatch: pytest.MonkeyPatch) -> None:
+        parts = Steps._parts
+
+        def wrong(self: Steps, batch: Any) -> Any:
+            for real, lr, seeds in parts(self, batch):
+                bad = self.discriminator is not None and self.step == at and self.rate_factor == 1
+                yield real, lr * float("nan") if bad else lr, seeds
+
+        monkeypatch.setattr(Steps, "_parts", wrong)
+
+    return plant
+
+
+FAULTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], list[str], set[str]]] = {
+    "detach": (detached, [], {"one-sided discriminator", "vanishing gradient in the discriminator"}),
+    "frozen": (frozen, [], {"frozen discriminator"}),
+    "rate x1000": (lambda _: None, ["gan.discriminator.learning_rate=1.0"], {"growing weights in the discriminator"}),
+    "labels": (swapped, [], {"swapped labels"}),
+    "no gradient": (blind, [], {"no adversarial gradient"}),
+    "nan batch": (broken(35), [], {"nan"}),
+}
+
+
+def test_healthy_runs_raise_nothing(tiny_set: PreparedSet, tmp_path: Path, settings: list[str]) -> None:
+    finished, events = run(tiny_set, tmp_path / "run", settings)
+    assert alarms(events) == []
+    assert finished.why == "complete"
+
+
+@pytest.mark.parametrize(("plant", "also", "expected"), FAULTS.values(), ids=FAULTS)
+def test_faults_are_told(
+    plant: Callable[[pytest.MonkeyPatch], None],
+    also: list[str],
+    expected: set[str],
+    tiny_set: PreparedSet,
+    tmp_path: Path,
+    settings: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plant(monkeypatch)
+    _, events = run(tiny_set, tmp_path / "run", [*settings, *also])
+    told = alarms(events)
+    assert told, "nothing was told"
+    assert told[0].fault in expected, [alarm.fault for alarm in told]
+    assert any(alarm.severe for alarm in told)
+    print(f"{told[0].fault} at reading {(told[0].step - BEGIN) // READINGS} of the GAN: {told[0].seen}")
+
+
+def test_after_a_rollback_the_run_goes_on_otherwise(
+    tiny_set: PreparedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken(65)(monkeypatch)
+    finished, events = run(tiny_set, tmp_path / "run", SETTINGS, "rollback")
+    back = [event for event in events if isinstance(event, RolledBack)]
+    # The NaN is told at the reading of step 90; five readings before that things were well for certain.
+    assert back == [RolledBack(90, 40)]
+    assert finished.why == "complete"
+    weights = load_weights(finished.weights)
+    assert all(bool(tensor.isfinite().all()) for tensor in weights.tensors.values())
+
+
+def test_a_fault_that_comes_back_ends_the_run(
+    tiny_set: PreparedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swapped(monkeypatch)
+    settings = [*SETTINGS, *KINDS["standard, spectral norm"], "gan.iterations=300"]
+    finished, events = run(tiny_set, tmp_path / "run", settings, "rollback")
+    assert len([event for event in events if isinstance(event, RolledBack)]) == 3
+    assert finished.why == "alarm"
+
+
+def test_a_severe_alarm_can_stop_the_run(
+    tiny_set: PreparedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken(35)(monkeypatch)
+    finished, _ = run(tiny_set, tmp_path / "run", SETTINGS, "stop")
+    assert (finished.why, finished.step) == ("alarm", 60)
+    # What is left are the weights of the last time when all was well.
+    assert load_weights(finished.weights).metadata["stage"].startswith("gan, 20 of")
+
+
+def test_a_run_that_only_makes_nan_keeps_its_first_weights(
+    tiny_set: PreparedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken(0)(monkeypatch)
+    finished, _ = run(tiny_set, tmp_path / "run", SETTINGS)
+    load_weights(finished.weights)
+    with pytest.raises(UserError, match="cannot read"):
+        load_weights(RunFolder(tmp_path / "run").weights("gan"))
