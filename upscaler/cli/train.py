@@ -192,7 +192,7 @@ class _Display:
                 self._stack.close()
                 self._console.notice(log_line(event))
                 self._progress = self._stack.enter_context(
-                    self._console.progress(self._config.preset, event.steps, unit="steps")
+                    self._console.progress(self._config.preset, event.steps, begun=event.step, unit="steps")
                 )
             case Reading() if self._progress:
                 self._progress.update(event.step, _line(event), f"{event.values['speed/steps_per_second']:.3g} steps/s")
