@@ -56,6 +56,20 @@ def vgg_weights(layers: list[str]) -> VGGFeatures:
     return VGGFeatures("vgg19", layers, tensors)
 
 
+def pairs_of(stage: Stage, pictures: Pictures) -> Pairs:
+    """The batches of a stage with patches of one size."""
+    if not isinstance(stage.data.patch, int):
+        raise TypeError(f"patches of {stage.data.patch} pixels grow")
+    return Pairs(
+        pictures,
+        scale=4,
+        batch=stage.data.batch,
+        patch=stage.data.patch,
+        steps=stage.iterations,
+        lr=find_preset("bicubic"),
+    )
+
+
 def bare(
     stage: Stage, networks: tuple[nn.Module, nn.Module | None, VGGFeatures | None], hr: Tensor, lr: Tensor
 ) -> Callable[[], None]:
@@ -101,17 +115,7 @@ def trainer(
     g, d, vgg = networks
     average = copy.deepcopy(g).eval().requires_grad_(False)
     steps = Steps(stage, config.scale, g, average, d, vgg, find_preset("bicubic"), Processes())
-    if not isinstance(stage.data.patch, int):
-        raise TypeError("a patch of one size")
-    pairs = Pairs(
-        pictures,
-        scale=config.scale,
-        batch=stage.data.batch,
-        patch=stage.data.patch,
-        steps=stage.iterations,
-        lr=find_preset("bicubic"),
-    )
-    batches = load(pairs, workers=stage.data.workers)
+    batches = load(pairs_of(stage, pictures), workers=stage.data.workers)
 
     def step() -> None:
         due = (steps.step + 1) % stage.records.readings == 0
@@ -134,9 +138,7 @@ def measured(name: str, rounds: int, pictures: Pictures) -> None:
         generator = placed(make_generator(config), stage.engine, CPU)
         return generator, None if d is None else placed(d, stage.engine, CPU), vgg
 
-    batch = Pairs(
-        pictures, scale=4, batch=stage.data.batch, patch=stage.data.patch, steps=1, lr=find_preset("bicubic")
-    )[0]  # type: ignore[arg-type]
+    batch = pairs_of(stage, pictures)[0]
     assert batch.lr is not None
     hr, lr = (floats(each).contiguous(memory_format=torch.channels_last) for each in (batch.hr, batch.lr))
     ways = {"bare": bare(stage, networks(), hr, lr), "srup": trainer(config, stage, networks(), pictures)}

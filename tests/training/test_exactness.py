@@ -18,7 +18,7 @@ import torch
 from upscaler.training import loop
 from upscaler.training.checkpoints import checkpoints_in, remove_after
 from upscaler.training.layering import load_config
-from upscaler.training.loop import Order
+from upscaler.training.orders import Order
 from upscaler.training.readings import Event, Finished
 from upscaler.training.runs import RunFolder
 from upscaler.training.session import train
@@ -69,7 +69,7 @@ def run(data: PreparedSet, folder: Path, settings: list[str], *, resume: bool = 
     config = load_config("quick", settings=[*TINY, *settings], iterations=9)
     events: list[Event] = []
     order = Order(config, RunFolder(folder), data, None, torch.device("cpu"), None, "warn")
-    return train(order, init=None, resume=resume, notify=events.append, warn=events.append), events
+    return train(order, init=None, resume=resume, notify=events.append, warn=lambda _: None), events
 
 
 def told(folder: Path) -> list[dict[str, Any]]:

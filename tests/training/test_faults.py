@@ -15,8 +15,8 @@ from upscaler.model.weights import load_weights
 from upscaler.training import loop, steps
 from upscaler.training.layering import load_config
 from upscaler.training.learners import Learner
-from upscaler.training.loop import OnAlarm, Order
 from upscaler.training.losses import discriminator_loss
+from upscaler.training.orders import OnAlarm, Order
 from upscaler.training.readings import Alarm, Event, Finished, RolledBack
 from upscaler.training.runs import RunFolder
 from upscaler.training.session import train
@@ -61,9 +61,9 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "write_report", lambda folder, _: folder.report)
 
 
-@pytest.fixture(params=KINDS.values(), ids=KINDS)
+@pytest.fixture(params=list(KINDS))
 def settings(request: pytest.FixtureRequest) -> list[str]:
-    return [*SETTINGS, *request.param]
+    return [*SETTINGS, *KINDS[request.param]]
 
 
 def run(

@@ -18,7 +18,7 @@ from upscaler.saving import whole_file
 from upscaler.training import checkpoints, loop
 from upscaler.training.checkpoints import checkpoints_in
 from upscaler.training.layering import load_config
-from upscaler.training.loop import Order
+from upscaler.training.orders import Order
 from upscaler.training.readings import Event, Finished, Reading, Saved, Started
 from upscaler.training.runs import RunFolder
 from upscaler.training.session import Origin, check_fresh, check_same, restarted, train

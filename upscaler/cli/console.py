@@ -65,7 +65,7 @@ class Console:
 
     @contextmanager
     def progress(
-        self, description: str, total: float, *, begun: float = 0, unit: str = "", bytes_: bool = False
+        self, description: str, total: float, *, begun: int = 0, unit: str = "", bytes_: bool = False
     ) -> Iterator[Progress]:
         """Progress with rate and time left: a bar on a terminal, now and then a plain line elsewhere.
 
@@ -111,7 +111,7 @@ class Console:
 
 
 class _BarProgress:
-    def __init__(self, bar: Any, task: Any, begun: float, unit: str) -> None:
+    def __init__(self, bar: Any, task: Any, begun: int, unit: str) -> None:
         self.bar, self.task, self.begun, self.unit = bar, task, begun, unit
         self.start = time.monotonic()
 
@@ -121,7 +121,7 @@ class _BarProgress:
 
 
 class _PlainProgress:
-    def __init__(self, description: str, total: float, begun: float, *, unit: str, divisor: float) -> None:
+    def __init__(self, description: str, total: float, begun: int, *, unit: str, divisor: float) -> None:
         self.description, self.total, self.begun, self.unit, self.divisor = description, total, begun, unit, divisor
         self.start = self.shown = time.monotonic()
 

@@ -102,7 +102,7 @@ def train(
     from upscaler.model.device import choose_device
     from upscaler.training.config import read_config
     from upscaler.training.layering import load_config
-    from upscaler.training.loop import Order
+    from upscaler.training.orders import Order
     from upscaler.training.runs import RunFolder
     from upscaler.training.session import Origin, check_fresh, check_same, restarted
     from upscaler.training.session import train as run

@@ -89,8 +89,8 @@ def save_weights(
         architecture: ``rrdbnet`` or ``compact``.
         settings: arguments of the network's constructor; those left out have its defaults.
         tensors: its ``state_dict``, on any device.
-        metadata: what to tell of their origin. The keys in use are ``training`` (the recipe), ``data``,
-            ``licence``, and for a blend ``alpha`` and ``parents``. ``architecture``, ``settings``,
+        metadata: what to tell of their origin. The keys in use are ``training`` (the recipe), ``stage``,
+            ``data``, ``licence``, and for a blend ``alpha`` and ``parents``. ``architecture``, ``settings``,
             ``scale`` and ``version`` are added here.
 
     Raises:

@@ -20,7 +20,8 @@ from upscaler.model.web import Progress
 from upscaler.model.weights import Weights
 from upscaler.saving import explained, whole_file
 from upscaler.training.config import Config, config_text, differences
-from upscaler.training.loop import Order, Run
+from upscaler.training.loop import Run
+from upscaler.training.orders import Order
 from upscaler.training.processes import joined
 from upscaler.training.readings import Event, Finished
 from upscaler.training.recording import Recorder
@@ -142,9 +143,10 @@ def _train(
             return run.go()
         for line in run.passed_over:
             warn(f"passed over: {line}")
-        for line in run.left_out:
+        validation = run.supply.validation
+        for line in validation.left_out if validation else ():
             warn(f"left out of validation: {line}")
-        if not run.validates:
+        if validation is None:
             warn("there is nothing to validate with; give --val, or prepare the data with --validation 5%")
         with _alone(folder):
             if not resume:
