@@ -62,11 +62,11 @@ def load_weights(path: Path | str) -> Weights:
     """
     path = Path(path)
     try:
-        tensors, metadata, digest = _read(path)
+        tensors, metadata, digest = read_tensors(path)
         tensors = layouts.canonical(tensors)
-        _check_storage(tensors)
+        check_storage(tensors)
         architecture, settings = layouts.identify(tensors, metadata)
-        return Weights(architecture, settings, _as_float32(tensors), metadata, digest)
+        return Weights(architecture, settings, as_float32(tensors), metadata, digest)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
     except OSError as error:
@@ -121,8 +121,13 @@ def build_network(weights: Weights) -> RRDBNet | Compact:
     return network.eval().requires_grad_(False)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str], str]:
-    """Tensors under the file's own keys, its metadata and its digest."""
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str], str]:
+    """Tensors of any network under the file's own keys and in its own precision, its metadata and its digest.
+
+    Raises:
+        ValueError: it is damaged, contains code, or is no file of weights.
+        OSError: it cannot be read.
+    """
     with path.open("rb") as file:
         start = file.read(512)
     digest = digest_of(path)
@@ -237,7 +242,7 @@ def _read_ncnn(path: Path) -> tuple[dict[str, Tensor], dict[str, str], str]:
     return tensors, metadata, hashlib.sha256(param.read_bytes() + binary.read_bytes()).hexdigest()
 
 
-def _check_storage(tensors: Mapping[str, Tensor]) -> None:
+def check_storage(tensors: Mapping[str, Tensor]) -> None:
     """Refuse tensors that are larger than what the file holds of them, before anything is made in their size."""
     for key, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or not tensor.is_floating_point():
@@ -246,7 +251,7 @@ def _check_storage(tensors: Mapping[str, Tensor]) -> None:
             raise ValueError(f"{key} claims the shape {list(tensor.shape)}, which the file does not hold")
 
 
-def _as_float32(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def as_float32(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Contiguous fp32 copies."""
     converted = {}
     for key, tensor in tensors.items():

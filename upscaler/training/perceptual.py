@@ -24,7 +24,7 @@ from upscaler.model import hub
 from upscaler.model.hub import HubFile, Source, WebFile
 from upscaler.model.layouts import check_shapes
 from upscaler.model.web import Progress
-from upscaler.model.weights import _as_float32, _check_storage, _read
+from upscaler.model.weights import as_float32, check_storage, read_tensors
 
 VGG = Literal["vgg19", "vgg16"]
 Distance = Literal["l1", "l2"]
@@ -139,12 +139,12 @@ def load_vgg(architecture: VGG, file: Path | None = None, progress: Progress | N
     expected = {f"features.{key}": tensor for key, tensor in network.state_dict().items()}
     try:
         found = {}
-        for key, tensor in _read(file)[0].items():
+        for key, tensor in read_tensors(file)[0].items():
             if match := re.fullmatch(r"(?:module\.)?(?:features\.)?(\d+\.(?:weight|bias))", key):
                 found[f"features.{match[1]}"] = tensor
-        _check_storage(found)
+        check_storage(found)
         check_shapes(expected, found)
-        return _as_float32(found)
+        return as_float32(found)
     except ValueError as error:
         raise UserError(f"{file} does not hold the weights of {architecture}: {error}") from error
     except OSError as error:
@@ -261,7 +261,8 @@ def _fetched(progress: Progress | None) -> Path:
             refusals.append(str(error))
         else:
             return target
-    raise UserError(refusals[0] if hub.is_offline() else "; ".join(refusals))
+    reason = refusals[0] if hub.is_offline() else "; ".join(refusals)
+    raise UserError(f"{reason}; or give a file with --set perceptual.file=FILE")
 
 
 def _cached(source: Source) -> Path:

@@ -108,7 +108,7 @@ def train(
     Raises:
         UserError: whatever a person must mend. What was saved stays good.
     """
-    with _asked_to_stop() as asked:
+    with _asked_to_stop(warn) as asked:
         finished = _train(order, init, resume, asked, notify, warn, progress)
     if finished.why == "signal" and asked.number:
         signal.raise_signal(asked.number)
@@ -217,7 +217,7 @@ class _Asked(threading.Event):
 
 
 @contextmanager
-def _asked_to_stop() -> Iterator[_Asked]:
+def _asked_to_stop(warn: Callable[[str], None]) -> Iterator[_Asked]:
     """An event that the first SIGINT or SIGTERM sets; the second does what it did before."""
     asked = _Asked()
     before: dict[int, Any] = {}
@@ -226,6 +226,8 @@ def _asked_to_stop() -> Iterator[_Asked]:
         asked.number = number
         asked.set()
         signal.signal(number, before[number])
+        # In a thread: this one may be writing a line.
+        threading.Thread(target=warn, args=("stopping after this step; once more stops at once",)).start()
 
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):

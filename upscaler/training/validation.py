@@ -42,6 +42,12 @@ class _Case:
     name: str
     hr: Picture
     lr: Picture
+    grey: bool
+
+    @property
+    def reference(self) -> Picture:
+        """What to measure against: (H, W, 1) of a grey picture, as ``srup evaluate`` takes it."""
+        return self.hr[..., :1] if self.grey else self.hr
 
 
 class ValidationSet:
@@ -65,7 +71,9 @@ class ValidationSet:
         names = _file_names([name for name, _, _ in cases])
         self.scale = scale
         self.left_out = tuple(left_out)
-        self._cases = [_Case(name, hr, lr) for name, (_, hr, lr) in zip(names, cases, strict=True)]
+        self._cases = [
+            _Case(name, hr, lr, bool((hr == hr[..., :1]).all())) for name, (_, hr, lr) in zip(names, cases, strict=True)
+        ]
         self._bicubic: Scores | None = None
         self._crops = [_crop(case.hr, scale) for case in self._cases[:SAMPLES]]
 
@@ -171,7 +179,7 @@ class ValidationSet:
         for number, case in enumerate(self._cases):
             height, width = case.hr.shape[:2]
             result = upscaler.upscale(case.lr, Size(width=width, height=height))
-            scores.append(measure(result, case.hr, case.lr, self.scale))
+            scores.append(measure(result, case.reference, case.lr, self.scale))
             if number < len(self._crops):
                 crop = self._crops[number]
                 bicubic = resize(case.lr, height, width)
@@ -182,7 +190,10 @@ class ValidationSet:
     def _bicubic_scores(self) -> Scores:
         if self._bicubic is None:
             self._bicubic = average(
-                [measure(resize(case.lr, *case.hr.shape[:2]), case.hr, case.lr, self.scale) for case in self._cases]
+                [
+                    measure(resize(case.lr, *case.hr.shape[:2]), case.reference, case.lr, self.scale)
+                    for case in self._cases
+                ]
             )
         return self._bicubic
 
