@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 import msgspec
 import torch
 from torch import Tensor, nn
+from torch._functorch import config as functorch_config
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 
 from upscaler.errors import UserError
@@ -100,6 +101,8 @@ def placed(network: nn.Module, engine: Engine, device: torch.device) -> nn.Modul
     if engine.checkpointing:
         apply_activation_checkpointing(network, check_fn=lambda module: isinstance(module, RRDB))
     if engine.compile:
+        # Readings ask for the gradient of single terms before that of their sum, through the same graph.
+        functorch_config.donated_buffer = False
         network.compile()
     return network
 
