@@ -1,0 +1,294 @@
+"""Fast 3x3 convolutions on the CPU: Winograd's F(4x4, 3x3), forward and backward.
+
+Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2015 (arXiv:1509.09308): a tile of 4 x 4 results
+takes 36 multiplications for each pair of channels in place of 144. Tiles are transformed by kernels that numba
+compiles, and multiplied by PyTorch's matrix products; both share one pool of OpenMP threads. Only convolutions of
+stride 1, padding 1 and float32 are computed this way. Without numba, or with SRUP_WINOGRAD=0 in the environment,
+nothing is, and PyTorch's own convolutions do everything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import platform
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+_Floats = NDArray[np.float32]
+LANES = 16
+"""Transformed tiles have multiples of this many channels, the last of them zeros."""
+PLACES = 36
+"""Of a transformed tile."""
+_KERNELS = "upscaler.model.winograd_kernels"
+# Of one band, for each thread: what is transformed is still in the thread's cache when it is multiplied. Odd, because
+# the places of a tile would else lie in the same few lines of the cache.
+_BAND, _LARGEST_BAND = 127, 511
+_G = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], dtype=torch.float64).div_(
+    24
+)
+# A 3 x 3 kernel's nine numbers to the 36 of G g G^T.
+_GG = torch.kron(_G, _G)
+_NOTHING = np.empty((0, 0, 0, 0), np.float32)
+
+
+def available() -> bool:
+    """Whether convolutions can be computed here in this way: numba is installed and shares PyTorch's threads."""
+    return os.environ.get("SRUP_WINOGRAD") != "0" and _numba_version() != ""
+
+
+def ready() -> bool:
+    """Whether the kernels were compiled before and are in the user's cache; else the first use takes seconds."""
+    return available() and _mark().exists()
+
+
+@cache
+def _numba_version() -> str:
+    try:
+        return version("numba")
+    except PackageNotFoundError:
+        return ""
+
+
+@cache
+def _folder() -> Path:
+    """Where compiled kernels of this source, this numba and this kind of CPU are kept."""
+    from platformdirs import user_cache_path
+
+    source = Path(__file__).with_name("winograd_kernels.py").read_bytes()
+    kind = (_numba_version(), platform.python_version(), platform.machine(), torch.backends.cpu.get_cpu_capability())
+    digest = hashlib.sha256(source + repr(kind).encode()).hexdigest()[:16]
+    return user_cache_path("srup") / "kernels" / digest
+
+
+def _mark() -> Path:
+    return _folder() / "complete"
+
+
+@cache
+def kernels() -> Any:
+    """The compiled kernels, from the user's cache or compiled now and put there; None where they do not work.
+
+    They do not where numba finds no OpenMP: threads other than PyTorch's would work against them.
+    """
+    import numba
+
+    config: Any = numba.config
+    before = config.CACHE_DIR, config.THREADING_LAYER
+    config.CACHE_DIR, config.THREADING_LAYER = str(_folder()), "omp"
+    try:
+        module = importlib.import_module(_KERNELS)
+        # Each kernel is used with arguments of one kind only, so that one call compiles it.
+        picture, tile = np.zeros((1, 1, 1, 1), np.float32), np.zeros((PLACES, 1, LANES), np.float32)
+        module.spread(picture, 0, 0, tile, 0, 1)
+        module.spread_gradients(picture, 0, tile, 1)
+        module.gather(tile, tile[0, 0], tile[0, 0], _NOTHING, np.float32(1), 0, picture, 1)
+    except ValueError:  # no threading layer
+        return None
+    finally:
+        config.CACHE_DIR, config.THREADING_LAYER = before
+    with suppress(OSError):
+        _mark().parent.mkdir(parents=True, exist_ok=True)
+        _mark().touch()
+    return module if module.shares_threads() else None
+
+
+def _shared_out() -> tuple[Any, int]:
+    """The kernels and the number of parts in which to share the work out to PyTorch's threads."""
+    use, threads = kernels(), torch.get_num_threads()
+    use.share(threads)
+    return use, threads
+
+
+def rounded(channels: int) -> int:
+    """Channels that transformed tiles have for so many."""
+    return -(-channels // LANES) * LANES
+
+
+def band() -> int:
+    """Tiles that are worked on together."""
+    return min(_BAND * torch.get_num_threads(), _LARGEST_BAND) | 1
+
+
+def bands(tiles: int) -> Iterator[tuple[int, int]]:
+    """(first tile, number of tiles) of the bands, one after another."""
+    step = band()
+    for first in range(0, tiles, step):
+        yield first, min(step, tiles - first)
+
+
+def tiles_of(height: int, width: int) -> int:
+    """Tiles of 4 x 4 that cover a picture."""
+    return -(-height // 4) * -(-width // 4)
+
+
+class Workspace(threading.local):
+    """Memory that is used again by every convolution of a thread: arrays under names, as large as ever asked for."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, _Floats] = {}
+
+    def floats(self, name: str, *shape: int) -> _Floats:
+        """An array with any numbers in it; it is valid until the next call with its name."""
+        count = int(np.prod(shape))
+        if name not in self._arrays or self._arrays[name].size < count:
+            self._arrays[name] = np.empty(count, np.float32)
+        return self._arrays[name][:count].reshape(shape)
+
+
+WORKSPACE = Workspace()
+
+
+def transformed(weight: Tensor) -> Tensor:
+    """Weights (O, I, 3, 3) to G g G^T: (36, I, O), the channels rounded up with zeros."""
+    outputs, inputs = weight.shape[:2]
+    u = weight.new_zeros((PLACES, rounded(inputs), rounded(outputs)))
+    spread = weight.reshape(outputs * inputs, 9) @ _GG.to(weight.dtype).T
+    u[:, :inputs, :outputs] = spread.view(outputs, inputs, PLACES).permute(2, 1, 0)
+    return u
+
+
+def pixels(x: Tensor) -> _Floats:
+    """The array (N, H, W, C) of a tensor (N, C, H, W), contiguous; without a copy where it is channels_last."""
+    return x.detach().permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def padded(values: Tensor | None, channels: int, otherwise: float) -> _Floats:
+    """A number for each channel, rounded up."""
+    result = np.full(rounded(channels), otherwise, np.float32)
+    if values is not None:
+        result[:channels] = values.detach().numpy()
+    return result
+
+
+def convolve(
+    x: _Floats,
+    u: Tensor,
+    bias: _Floats,
+    slope: _Floats,
+    channels: int,
+    *,
+    doubling: int = 0,
+    base: _Floats = _NOTHING,
+    factor: float = 1.0,
+) -> Tensor:
+    """``base + factor * activation(convolution + bias)`` as a tensor (N, channels, H, W) in channels_last.
+
+    Args:
+        x: (N, H, W, C).
+        u: ``transformed`` weights.
+        bias: one for each of the output channels, rounded up.
+        slope: likewise, by which negative results are multiplied; 1 for no activation.
+        channels: of the output.
+        doubling: 1 to enlarge ``x`` twice by nearest neighbour before it is convolved.
+        base: (N, H, W, channels).
+    """
+    use, parts = _shared_out()
+    n, height, width = x.shape[0], x.shape[1] << doubling, x.shape[2] << doubling
+    y = torch.empty((n, height, width, channels))
+    result = y.numpy()
+    for first, count in bands(n * tiles_of(height, width)):
+        v = WORKSPACE.floats("inputs", PLACES, count, u.shape[1])
+        m = WORKSPACE.floats("products", PLACES, count, u.shape[2])
+        use.spread(x, doubling, first, v, 0, parts)
+        torch.bmm(torch.from_numpy(v), u, out=torch.from_numpy(m))
+        use.gather(m, bias, slope, base, np.float32(factor), first, result, parts)
+    return y.permute(0, 3, 1, 2)
+
+
+def weight_gradient(x: _Floats, dy: _Floats) -> Tensor:
+    """The gradient (O, I, 3, 3) of the weights, from inputs (N, H, W, I) and the gradient of results (N, H, W, O)."""
+    use, parts = _shared_out()
+    n, height, width, inputs = x.shape
+    outputs = dy.shape[3]
+    du = torch.zeros((PLACES, rounded(inputs), rounded(outputs)))
+    for first, count in bands(n * tiles_of(height, width)):
+        v = WORKSPACE.floats("inputs", PLACES, count, du.shape[1])
+        dm = WORKSPACE.floats("products", PLACES, count, du.shape[2])
+        use.spread(x, 0, first, v, 0, parts)
+        use.spread_gradients(dy, first, dm, parts)
+        torch.baddbmm(du, torch.from_numpy(v).transpose(1, 2), torch.from_numpy(dm), out=du)
+    du = du[:, :inputs, :outputs].permute(2, 1, 0).reshape(outputs * inputs, PLACES)
+    return (du @ _GG.to(torch.float32)).view(outputs, inputs, 3, 3)
+
+
+class WinogradConvolution(torch.autograd.Function):
+    """A 3x3 convolution of stride 1 and padding 1, with all its gradients.
+
+    Gradients that are to be differentiated again are computed by PyTorch's own convolutions.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.has_bias = bias is not None
+        outputs = weight.shape[0]
+        no_slope = padded(None, outputs, 1)
+        return convolve(pixels(x), transformed(weight.detach()), padded(bias, outputs, 0), no_slope, outputs)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        x, weight = ctx.saved_tensors
+        outputs, inputs = weight.shape[:2]
+        wanted = ctx.needs_input_grad
+        if torch.is_grad_enabled():
+            sizes = [outputs] if ctx.has_bias else [0]
+            ones = [1, 1]
+            return torch.ops.aten.convolution_backward(dy, x, weight, sizes, ones, ones, ones, False, [0, 0], 1, wanted)
+        gradient = pixels(dy)
+        dx = dw = db = None
+        if wanted[0]:
+            # The convolution by which dy becomes dx has the kernels turned by half and the channels exchanged.
+            u = transformed(weight.flip(2, 3).transpose(0, 1))
+            dx = convolve(gradient, u, padded(None, inputs, 0), padded(None, inputs, 1), inputs)
+        if wanted[1]:
+            dw = weight_gradient(pixels(x), gradient)
+        if wanted[2]:
+            db = dy.sum((0, 2, 3))
+        return dx, dw, db
+
+
+def accelerate(network: nn.Module) -> None:
+    """Make the 3x3 convolutions of a network that is trained on the CPU use ``WinogradConvolution``.
+
+    Modules, parameters and their names stay as they are. Calls with other tensors, as under autocast or on another
+    device, are PyTorch's own, and all of them are where this is not available.
+    """
+    if not available() or kernels() is None:
+        return
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and suits(module):
+            module._conv_forward = MethodType(_forward, module)  # type: ignore[method-assign]
+
+
+def suits(convolution: nn.Conv2d) -> bool:
+    """Whether it is of the kind that is computed here: 3x3, stride 1, padding 1 with zeros, one group."""
+    return (
+        convolution.kernel_size == (3, 3)
+        and convolution.stride == (1, 1)
+        and convolution.padding == (1, 1)
+        and convolution.dilation == (1, 1)
+        and convolution.groups == 1
+        and convolution.padding_mode == "zeros"
+    )
+
+
+def _forward(module: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    plain = type(x) is Tensor and x.device.type == "cpu" and x.dtype == torch.float32 and x.dim() == 4
+    if not plain or torch.is_autocast_enabled("cpu"):
+        direct: Tensor = nn.Conv2d._conv_forward(module, x, weight, bias)
+        return direct
+    fast: Tensor = WinogradConvolution.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return fast
