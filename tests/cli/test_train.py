@@ -28,6 +28,7 @@ from upscaler.images.resize import resize
 from upscaler.model.rrdbnet import RRDBNet
 from upscaler.model.weights import load_weights, save_weights
 from upscaler.training import reports
+from upscaler.training.checkpoints import remove_after
 from upscaler.training.config import Config, Stage, read_config
 from upscaler.training.layering import load_config, preset_names
 from upscaler.training.preparation import Settings, prepare
@@ -116,7 +117,7 @@ def test_a_run_leaves_the_documented_folder(trained: Trained) -> None:
     report = (trained.folder / "report.md").read_text()
     assert "It is complete. 9 of 9 steps" in report
     assert [stage in report for stage in ("stage psnr", "stage gan")] == [True, True]
-    assert "step 9: the end (complete)" in (trained.folder / "log.txt").read_text()
+    assert "step 9: complete" in (trained.folder / "log.txt").read_text()
 
 
 @pytest.mark.parametrize("name", ["last", "best"])
@@ -145,7 +146,7 @@ def test_json_tells_everything(trained: Trained) -> None:
     assert readings[0]["values"]["loss/pixel"] > 0
     told = [json.loads(line) for line in (trained.folder / "metrics.jsonl").read_text().splitlines()]
     assert [event["kind"] for event in told] == kinds
-    assert trained.err.splitlines()[-1].startswith("step 9: the end (complete); weights in")
+    assert trained.err.splitlines()[-1].startswith("step 9: complete; weights")
 
 
 def test_the_presets_are_listed(srup: Any) -> None:
@@ -164,7 +165,7 @@ def test_as_typed_it_trains_on_what_was_prepared_last(srup: Any, data: Path, mon
     shutil.copytree(data, "home/data/train")
     outcome = srup("train", *QUICK, "--max-hours", "0")
     assert outcome.code == 0
-    assert "step 1: the end (time); weights in" in outcome.out
+    assert "step 1: stopped after --max-hours; weights" in outcome.out
     (folder,) = Path("runs").iterdir()
     assert folder.name.startswith("quick-")
     assert "It stopped because its time was over. 1 of 9 steps" in (folder / "report.md").read_text()
@@ -193,7 +194,7 @@ def test_a_run_that_is_stopped_goes_on(
         _interrupt(patch, number, step)
         outcome = srup("train", *QUICK, "--data", trained.data, "-o", "run")
     assert outcome.code == code
-    assert f"step {step}: the end (signal); weights in" in outcome.out
+    assert f"step {step}: stopped on request; weights" in outcome.out
     assert f"It stopped because it was told to. {step} of 9 steps" in Path("run/report.md").read_text()
     if step == 8:
         newest = Path("run/checkpoints/step-000000008.pt")
@@ -215,7 +216,7 @@ def test_sigterm_from_outside(trained: Trained) -> None:
     process.terminate()
     out, _ = process.communicate()
     assert process.returncode == 143, out
-    assert "the end (signal)" in out
+    assert "stopped on request" in out
     assert "It stopped because it was told to." in Path("run/report.md").read_text()
     assert Path("run/weights/last.safetensors").exists()
 
@@ -226,7 +227,7 @@ def test_an_alarm_can_stop_a_run(srup: Any, data: Path) -> None:
     )
     assert outcome.code == 1
     assert "severe alarm" in outcome.err
-    assert "the end (alarm)" in outcome.out
+    assert "stopped by an alarm" in outcome.out
     assert "It was stopped by an alarm." in Path("run/report.md").read_text()
 
 
@@ -235,7 +236,7 @@ def test_init_skips_the_first_stage(srup: Any, trained: Trained) -> None:
     outcome = srup("train", *QUICK, "--data", trained.data, "-o", "run", "--init", weights, "--max-hours", "0")
     assert outcome.code == 0
     assert "step 6: start, 9 steps in all" in outcome.err
-    assert "step 7: the end (time)" in outcome.out
+    assert "step 7: stopped after --max-hours" in outcome.out
     origin = load_weights(Path("run/weights/last.safetensors")).metadata
     assert (origin["stage"], origin["parents"]) == ("gan, 1 of 3 steps", load_weights(weights).digest)
 
@@ -272,12 +273,13 @@ def test_torchrun_may_give_the_same_command_again(
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     outcome = srup("train", *QUICK, "--data", trained.data, "-o", copy)
     assert outcome.code == 0
-    assert "step 9: start, 9 steps in all" in outcome.err
+    assert "complete" in outcome.out
+    assert "start" not in outcome.err
     refused(srup("train", *QUICK, "--seed", "1", "--data", trained.data, "-o", copy), "has another configuration")
 
 
-def refused(outcome: Any, words: str) -> None:
-    assert outcome.code == 1
+def refused(outcome: Any, words: str, code: int = 1) -> None:
+    assert outcome.code == code
     assert words in outcome.err
     assert outcome.err.startswith("error: ")
     assert len(outcome.err.splitlines()) == 1
@@ -292,19 +294,29 @@ def refused(outcome: Any, words: str) -> None:
         (("--set", "data.batch=x"), "data.batch: Expected int, got str"),
         (("--set", "discriminator.kind=vgq"), "'vgq' is none of none, vgg, unet, patch"),
         (("--config", "missing.toml"), "cannot read missing.toml: No such file"),
+        (("--set", "data.patch=30"), "data.patch 30 is no multiple of the scale, 4"),
+        (("--set", "scale=9"), "scale: Expected int <= 8"),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_be(srup: Any, data: Path, arguments: tuple[str, ...], words: str) -> None:
+    refused(srup("train", *QUICK, "--data", data, "-o", "run", *arguments), words, 2)
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
         (("--data", "missing"), "there is no training set in missing; make one with 'srup prepare-data'"),
         (("--val", "missing"), "missing"),
         (("--set", "data.patch=128"), "no picture of this training set has 128 x 128 pixels; take a smaller patch"),
-        (("--set", "data.patch=30"), "data.patch 30 is no multiple of the scale, 4"),
         (("--set", "gan.data.patch=12"), "a patch discriminator judges pictures from 16 x 16 pixels"),
-        (("--set", "data.lr=stored"), "holds no LR pictures, not for x4; prepare it with --scale 4"),
+        (("--set", "data.lr=stored"), "holds no LR pictures for x4; store some with --degradation or --lr and --scale 4"),
         (("--set", "data.degradation=bicubik"), "no degradation is called 'bicubik'; did you mean bicubic"),
         (("--set", "network.settings.featurs=4"), "no setting network.settings.featurs; did you mean features?"),
         (("--set", "network.settings.scale=2"), "no setting network.settings.scale"),
         (("--set", "network.settings.features=x"), "network.settings.features: Expected `int`, got `str`"),
         (("--set", "network.settings.features=0"), "network.settings: Compact needs at least one feature"),
         (("--set", "network.settings.activation=elu"), "network.settings.activation: Invalid enum value 'elu'"),
-        (("--set", "scale=9"), "scale: Expected int <= 8"),
         (("--set", "losses.feature_weight=1", "--set", "perceptual.file=vgg.pth"), "cannot read vgg.pth: No such file"),
         (
             ("--set", "losses.feature_weight=1", "--set", "perceptual.layers={conv5_9 = 1}"),
@@ -326,7 +338,7 @@ def refused(outcome: Any, words: str) -> None:
         (("--device", "gpu"), "no kind of device called 'gpu'"),
         (("--init", "missing.pth"), "missing.pth"),
         (("-o", "file/run"), "cannot write file/run: Not a directory"),
-        (("-o", "file"), "file is in use; -o takes a new or empty folder"),
+        (("-o", "file"), "file is a file; -o takes a new or empty folder"),
     ],
 )  # fmt: skip
 def test_orders_that_cannot_be_carried_out(srup: Any, data: Path, arguments: tuple[str, ...], words: str) -> None:
@@ -346,7 +358,7 @@ def test_without_data_it_says_what_to_run(srup: Any, photos: Path, monkeypatch: 
 def test_lr_pictures_of_another_scale(srup: Any, photos: Path) -> None:
     assert srup("prepare-data", photos, "-o", "set", "--degradation", "bicubic", "--scale", "2").code == 0
     outcome = srup("train", *QUICK, "--data", "set", "--set", "data.lr=stored")
-    refused(outcome, "this training set holds LR pictures for x2, not for x4; prepare it with --scale 4")
+    refused(outcome, "this training set holds no LR pictures for x4 but for x2; store some with --degradation or --lr and --scale 4")
 
 
 def test_weights_of_another_network(srup: Any, data: Path, nearest: Path) -> None:
@@ -388,7 +400,7 @@ def test_a_run_that_is_complete_stays_so(srup: Any, copy: Path) -> None:
     before = last(copy)
     outcome = srup("train", "--resume", copy, *QUICK)
     assert outcome.code == 0
-    assert "step 9: the end (complete)" in outcome.out
+    assert "step 9: complete" in outcome.out
     assert same(last(copy), before)
 
 
@@ -433,6 +445,7 @@ def test_a_run_that_cannot_go_on(srup: Any, copy: Path, damage: Callable[[Path],
 
 
 def test_two_do_not_train_in_one_folder(srup: Any, copy: Path) -> None:
+    remove_after(copy / "checkpoints", 8)
     with FileLock(copy / ".lock"):
         refused(srup("train", "--resume", copy), "another srup train is at work in copy")
 

@@ -19,7 +19,7 @@ from upscaler.training import loop
 from upscaler.training.checkpoints import checkpoints_in, remove_after
 from upscaler.training.layering import load_config
 from upscaler.training.orders import Order
-from upscaler.training.readings import Event, Finished
+from upscaler.training.readings import Finished
 from upscaler.training.runs import RunFolder
 from upscaler.training.session import train
 from upscaler.training.shards import PreparedSet
@@ -65,11 +65,10 @@ WAYS = {
 }
 
 
-def run(data: PreparedSet, folder: Path, settings: list[str], *, resume: bool = False) -> tuple[Finished, list[Event]]:
+def run(data: PreparedSet, folder: Path, settings: list[str], *, resume: bool = False) -> Finished:
     config = load_config("quick", settings=[*TINY, *settings], iterations=9)
-    events: list[Event] = []
     order = Order(config, RunFolder(folder), data, None, torch.device("cpu"), None, "warn")
-    return train(order, init=None, resume=resume, notify=events.append, warn=lambda _: None), events
+    return train(order, init=None, resume=resume, notify=lambda _: None, warn=lambda _: None)
 
 
 def told(folder: Path) -> list[dict[str, Any]]:
@@ -95,7 +94,7 @@ def test_a_run_can_go_on_from_every_step(
 ) -> None:
     monkeypatch.setattr(loop, "write_report", lambda folder, _: folder.report)
     whole = tmp_path / "whole"
-    finished, _ = run(tiny_set, whole, settings)
+    finished = run(tiny_set, whole, settings)
     assert (finished.step, finished.why) == (9, "complete")
     assert sorted(checkpoints_in(whole / "checkpoints")) == list(range(10))
     for step in (1, 6, 7):

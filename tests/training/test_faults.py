@@ -17,7 +17,7 @@ from upscaler.training.layering import load_config
 from upscaler.training.learners import Learner
 from upscaler.training.losses import discriminator_loss
 from upscaler.training.orders import OnAlarm, Order
-from upscaler.training.readings import Alarm, Event, Finished, RolledBack
+from upscaler.training.readings import Alarm, Event, Finished, RolledBack, Stepped
 from upscaler.training.runs import RunFolder
 from upscaler.training.session import train
 from upscaler.training.shards import PreparedSet
@@ -68,8 +68,8 @@ def settings(request: pytest.FixtureRequest) -> list[str]:
 
 def run(
     data: PreparedSet, folder: Path, settings: list[str], on_alarm: OnAlarm = "warn"
-) -> tuple[Finished, list[Event]]:
-    events: list[Event] = []
+) -> tuple[Finished, list[Event | Stepped]]:
+    events: list[Event | Stepped] = []
     order = Order(
         load_config("quick", settings=settings), RunFolder(folder), data, None, torch.device("cpu"), None, on_alarm
     )
@@ -77,7 +77,7 @@ def run(
     return finished, events
 
 
-def alarms(events: list[Event]) -> list[Alarm]:
+def alarms(events: list[Event | Stepped]) -> list[Alarm]:
     return [event for event in events if isinstance(event, Alarm)]
 
 

@@ -18,8 +18,9 @@ from upscaler.saving import whole_file
 from upscaler.training import checkpoints, loop
 from upscaler.training.checkpoints import checkpoints_in
 from upscaler.training.layering import load_config
+from upscaler.training.loop import Notify
 from upscaler.training.orders import Order
-from upscaler.training.readings import Event, Finished, Reading, Saved, Started
+from upscaler.training.readings import Event, Finished, Reading, Saved, Started, Stepped
 from upscaler.training.runs import RunFolder
 from upscaler.training.session import Origin, check_fresh, check_same, restarted, train
 from upscaler.training.shards import PreparedSet
@@ -44,7 +45,7 @@ def go(tiny_set: PreparedSet, tmp_path: Path) -> Callable[..., Finished]:
         name: str,
         *,
         resume: bool = False,
-        notify: Callable[[Event], None] = lambda _: None,
+        notify: Notify = lambda _: None,
         warn: Callable[[str], None] = lambda _: None,
     ) -> Finished:
         config = load_config("compact-psnr", settings=SETTINGS, iterations=6)
@@ -75,7 +76,7 @@ def test_a_disk_that_is_full_costs_no_checkpoint(
         with pytest.raises(UserError, match=r"cannot write .*step-000000004.pt: No space left on device; make room"):
             go("full")
     assert list(checkpoints_in(tmp_path / "full/checkpoints")) == [0, 2]
-    events: list[Event] = []
+    events: list[Event | Stepped] = []
     assert go("full", resume=True, notify=events.append).step == 6
     assert isinstance(events[0], Started)
     assert events[0].step == 2
@@ -90,7 +91,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_told(go: Callable[..., Finished
     for step in (4, 6):
         found[step].write_bytes(found[step].read_bytes()[:-100])
     warnings: list[str] = []
-    events: list[Event] = []
+    events: list[Event | Stepped] = []
     go("run", resume=True, notify=events.append, warn=warnings.append)
     assert events[0].step == 2
     assert [line.partition(":")[0] for line in warnings] == ["passed over", "passed over"]
@@ -106,7 +107,7 @@ def test_a_signal_ends_a_run_and_then_does_what_it_did_before(
     number: int, go: Callable[..., Finished], tmp_path: Path
 ) -> None:
     heard: list[int] = []
-    events: list[Event] = []
+    events: list[Event | Stepped] = []
 
     def notify(event: Event) -> None:
         events.append(event)

@@ -90,13 +90,17 @@ class Console:
             TransferSpeedColumn,
         )
         from rich.progress import Progress as RichProgress
+        from rich.table import Column
 
         amount: tuple[ProgressColumn, ...] = (
             (DownloadColumn(), TransferSpeedColumn()) if bytes_ else (TextColumn("{task.fields[rate]}"),)
         )
         columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
+            # On a narrow terminal the words give way, not the time that is left.
+            TextColumn(
+                "{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
+            ),
+            BarColumn(bar_width=16),
             TaskProgressColumn(),
             *amount,
             TimeRemainingColumn(),
@@ -104,7 +108,7 @@ class Console:
         # What goes to a file must not be drawn on the terminal instead.
         redirect = sys.stdout.isatty()
         with RichProgress(
-            *columns, console=RichConsole(file=sys.stderr), transient=True, redirect_stdout=redirect
+            *columns, console=RichConsole(file=sys.stderr), transient=True, redirect_stdout=redirect, expand=True
         ) as bar:
             task = bar.add_task(description, total=total, completed=begun, rate="")
             yield _BarProgress(bar, task, begun, unit)

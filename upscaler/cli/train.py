@@ -17,7 +17,7 @@ from upscaler.errors import UserError
 
 if TYPE_CHECKING:
     from upscaler.training.config import Config
-    from upscaler.training.readings import Event
+    from upscaler.training.readings import Event, Stepped
     from upscaler.training.session import Origin
     from upscaler.training.shards import PreparedSet
 
@@ -114,7 +114,10 @@ def train(
         origin, effective = Origin.read(folder), read_config(folder.config)
     if not go_on or preset or config or settings or iterations is not None or seed is not None:
         name = preset or effective.preset
-        wanted = load_config(name, file=config, settings=settings or [], iterations=iterations, seed=seed)
+        try:
+            wanted = load_config(name, file=config, settings=settings or [], iterations=iterations, seed=seed)
+        except UserError as error:
+            raise typer.BadParameter(str(error)) from error
         if go_on:
             check_same(folder, effective, wanted)
         effective = wanted
@@ -153,15 +156,12 @@ def _data(origin: Origin | None, data: Path | None, val: Path | None) -> tuple[P
 
 
 def _show_presets(console: Console) -> None:
-    from rich.table import Table
-
     from upscaler.training.layering import preset_names, summary
 
-    table = Table(box=None, pad_edge=False, show_header=False)
+    width = max(map(len, preset_names()))
     for name in preset_names():
         console.event("preset", name=name, summary=summary(name))
-        table.add_row(name, summary(name))
-    console.result(table)
+        console.result(f"{name:{width}}  {summary(name)}")
 
 
 class _Display:
@@ -171,6 +171,7 @@ class _Display:
         self._console, self._config, self._stack = console, config, stack
         self._progress: Progress | None = None
         self._fetching: Progress | None = None
+        self._line, self._rate = config.preset, ""
 
     def fetching(self, done: int, total: int) -> None:
         """Weights of a VGG are being downloaded."""
@@ -179,12 +180,28 @@ class _Display:
         )
         self._fetching.update(done)
 
-    def show(self, event: Event) -> None:
+    def _step(self, step: int) -> None:
+        if self._progress:
+            self._progress.update(step, f"{step} {self._line}", self._rate or None)
+
+    def show(self, event: Event | Stepped) -> None:
         """One event."""
         from upscaler.training.history import event_content
-        from upscaler.training.readings import Alarm, Finished, Reading, RolledBack, StageEnded, Started, Validated
+        from upscaler.training.readings import (
+            Alarm,
+            Finished,
+            Reading,
+            RolledBack,
+            StageEnded,
+            Started,
+            Stepped,
+            Validated,
+        )
         from upscaler.training.recording import log_line
 
+        if isinstance(event, Stepped):
+            self._step(event.step)
+            return
         content = event_content(event)
         self._console.event(content.pop("kind"), **content)
         match event:
@@ -194,8 +211,10 @@ class _Display:
                 self._progress = self._stack.enter_context(
                     self._console.progress(self._config.preset, event.steps, begun=event.step, unit="steps")
                 )
-            case Reading() if self._progress:
-                self._progress.update(event.step, _line(event), f"{event.values['speed/steps_per_second']:.3g} steps/s")
+            case Reading():
+                self._line = _line(event)
+                self._rate = f"{event.values['speed/steps_per_second']:.3g}/s"
+                self._step(event.step)
             case Alarm():
                 self._console.warning(log_line(event))
             case Validated() | StageEnded() | RolledBack():
@@ -212,4 +231,4 @@ def _line(reading: Any) -> str:
     words = [f"{name} {values[f'loss/{name}']:.3g}" for name in terms]
     if "output/real" in values:
         words.append(f"D {values['output/real']:+.2f}/{values['output/fake']:+.2f}")
-    return f"{reading.stage} {reading.step}  {'  '.join(words)}"
+    return f"{reading.stage}  {'  '.join(words)}"

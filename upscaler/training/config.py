@@ -43,7 +43,7 @@ class Data(_Section, frozen=True):
     batch: Count
     accumulate: Count
     patch: Count | Annotated[list[tuple[Share, Count]], Meta(min_length=1)]
-    lr: Literal["workers", "device", "stored"]
+    lr: Literal["auto", "workers", "device", "stored"]
     degradation: str
     flips: bool
     noise: Amount

@@ -33,13 +33,14 @@ from upscaler.training.readings import (
     Saved,
     StageEnded,
     Started,
+    Stepped,
     Validated,
 )
 from upscaler.training.reports import write_report
 from upscaler.training.supply import Supply
 from upscaler.training.underway import UnderWay
 
-Notify = Callable[[Event], None]
+Notify = Callable[[Event | Stepped], None]
 
 _ROLLBACKS = 3
 _ROLLBACK_FACTOR = 0.5
@@ -132,6 +133,7 @@ class Run:
         while not stage.over and why is None:
             reading = stage.make_step()
             self._done = stage.step
+            self._tell(Stepped(stage.step))
             alarms = self._told(stage, reading) if reading else []
             validated = stage.validate() if stage.due(stage.stage.validation.every) else None
             if validated:
@@ -231,7 +233,7 @@ class Run:
         self._tell(finished)
         return finished
 
-    def _tell(self, event: Event) -> None:
+    def _tell(self, event: Event | Stepped) -> None:
         if self.processes.first:
             self._notify(event)
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import threading
+import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import forkserver
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -142,8 +145,11 @@ class Pairs(Dataset[Batch]):
             raise UserError(f"a batch of {batch} cannot be shared evenly by {world} processes")
         self._weights: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
         if lr == "stored" and pictures.scale != scale:
-            held = f"LR pictures for x{pictures.scale}" if pictures.scale else "no LR pictures"
-            raise UserError(f"this training set holds {held}, not for x{scale}; prepare it with --scale {scale}")
+            others = f" but for x{pictures.scale}" if pictures.scale else ""
+            raise UserError(
+                f"this training set holds no LR pictures for x{scale}{others}; "
+                f"store some with --degradation or --lr and --scale {scale}"
+            )
         if lr is None and noise:
             raise ValueError("noise belongs on LR, which is not made here; add it where LR is made")
         changes = [step for step, _ in self._patch.sizes] if isinstance(self._patch, Growth) else []
@@ -241,18 +247,24 @@ def load(pairs: Pairs, *, start: int = 0, workers: int = 1) -> Iterator[Batch]:
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     context.set_forkserver_preload([__name__])
-    loader = DataLoader(
-        _Arrays(pairs),
-        batch_size=None,
-        sampler=range(start, len(pairs)),
-        num_workers=workers,
-        prefetch_factor=_PREFETCHED,
-        collate_fn=_as_it_is,
-        worker_init_fn=_leave_interrupts,
-        multiprocessing_context=context,
-        generator=torch.Generator(),  # the loader would draw from the global one otherwise
-    )
-    for hr, lr, seeds in loader:
+    if method == "forkserver":
+        _start_server()
+    with warnings.catch_warnings():
+        # More workers than cores are not wrong: they wait most of the time.
+        warnings.filterwarnings("ignore", "This DataLoader will create")
+        loader: DataLoader[_Sent] = DataLoader(
+            _Arrays(pairs),
+            batch_size=None,
+            sampler=range(start, len(pairs)),
+            num_workers=workers,
+            prefetch_factor=_PREFETCHED,
+            collate_fn=_as_it_is,
+            worker_init_fn=_leave_interrupts,
+            multiprocessing_context=context,
+            generator=torch.Generator(),  # the loader would draw from the global one otherwise
+        )
+        batches = iter(loader)
+    for hr, lr, seeds in batches:
         yield Batch(torch.from_numpy(hr), None if lr is None else torch.from_numpy(lr), seeds)
 
 
@@ -269,6 +281,18 @@ class _Arrays(Dataset[_Sent]):
     def __getitem__(self, step: int) -> _Sent:
         hr, lr, seeds = self.pairs[step]
         return hr.numpy(), None if lr is None else lr.numpy(), seeds
+
+
+def _start_server() -> None:
+    """Start what workers are forked from, deaf to Ctrl-C from its first moment on."""
+    if threading.current_thread() is not threading.main_thread():
+        forkserver.ensure_running()
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _leave_interrupts(_: int) -> None:

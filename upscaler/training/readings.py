@@ -112,6 +112,13 @@ class Started:
 
 
 @dataclass(frozen=True)
+class Stepped:
+    """A step is made: ``step`` in all. Told of every one, to whoever shows progress, and kept nowhere."""
+
+    step: int
+
+
+@dataclass(frozen=True)
 class StageEnded:
     """A stage is complete, and its averaged weights are there."""
 
@@ -156,3 +163,4 @@ class Finished:
 
 
 Event = Started | Reading | Validated | Alarm | StageEnded | Saved | RolledBack | Finished
+"""What is kept of a run."""

@@ -20,10 +20,10 @@ from upscaler.model.web import Progress
 from upscaler.model.weights import Weights
 from upscaler.saving import explained, whole_file
 from upscaler.training.config import Config, config_text, differences
-from upscaler.training.loop import Run
+from upscaler.training.loop import Notify, Run
 from upscaler.training.orders import Order
 from upscaler.training.processes import joined
-from upscaler.training.readings import Event, Finished
+from upscaler.training.readings import Event, Finished, Stepped
 from upscaler.training.recording import Recorder
 from upscaler.training.runs import RunFolder
 from upscaler.training.shards import PreparedSet
@@ -88,7 +88,7 @@ def train(
     *,
     init: Weights | None,
     resume: bool,
-    notify: Callable[[Event], None],
+    notify: Notify,
     warn: Callable[[str], None],
     progress: Progress | None = None,
 ) -> Finished:
@@ -120,15 +120,15 @@ def _train(
     init: Weights | None,
     resume: bool,
     asked: threading.Event,
-    notify: Callable[[Event], None],
+    notify: Notify,
     warn: Callable[[str], None],
     progress: Progress | None,
 ) -> Finished:
     folder = order.folder
     recorder: Recorder | None = None
 
-    def tell(event: Event) -> None:
-        if recorder is not None:
+    def tell(event: Event | Stepped) -> None:
+        if recorder is not None and not isinstance(event, Stepped):
             recorder.record(event)
         notify(event)
 
@@ -139,6 +139,11 @@ def _train(
         step = run.resume() if resume else None
         if init is not None and not resume:
             run.begin_with(init)
+        if step == order.config.steps:
+            finished = Finished(folder.path, step, "complete", folder.weights("last"), folder.report)
+            if processes.first:
+                notify(finished)
+            return finished
         if not processes.first:
             return run.go()
         for line in run.passed_over:
@@ -146,6 +151,8 @@ def _train(
         validation = run.supply.validation
         for line in validation.left_out if validation else ():
             warn(f"left out of validation: {line}")
+        if run.supply.unused:
+            warn("the training set's LR pictures are not used; --set data.lr=auto takes them")
         if validation is None:
             warn("there is nothing to validate with; give --val, or prepare the data with --validation 5%")
         with _alone(folder):
@@ -169,7 +176,9 @@ def check_fresh(folder: RunFolder) -> None:
     if folder.config.exists():
         raise UserError(f"{folder.path} holds a run; go on with --resume {folder.path}, or use another -o")
     with explained(folder.path):
-        if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+        if folder.path.exists() and not folder.path.is_dir():
+            raise UserError(f"{folder.path} is a file; -o takes a new or empty folder")
+        if folder.path.exists() and any(folder.path.iterdir()):
             raise UserError(f"{folder.path} is in use; -o takes a new or empty folder")
 
 

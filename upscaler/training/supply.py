@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 
 from upscaler.errors import UserError
+from upscaler.training.config import Stage
 from upscaler.training.degradation import find_preset
 from upscaler.training.orders import Order
 from upscaler.training.pairs import Batch, Growth, Pairs, load
@@ -59,8 +60,18 @@ class Supply:
         if not len(pictures):
             return None
         return ValidationSet.from_prepared(
-            pictures, config.scale, "stored" if stage.data.lr == "stored" else degrade, config.seed, most
+            pictures, config.scale, "stored" if self._lr(stage) == "stored" else degrade, config.seed, most
         )
+
+    @property
+    def unused(self) -> bool:
+        """Whether the training set holds LR pictures that no stage asks for."""
+        return self._pictures.scale is not None and all(self._lr(stage) != "stored" for stage in self._config.stages)
+
+    def _lr(self, stage: Stage) -> str:
+        """Who makes LR: ``workers`` or ``device``, or ``stored``."""
+        automatic = "workers" if self._pictures.scale is None else "stored"
+        return automatic if stage.data.lr == "auto" else stage.data.lr
 
     def _pairs(self, number: int, rollbacks: int) -> Pairs:
         config, stage, world = self._config, self._config.stages[number], self._processes.world
@@ -70,6 +81,7 @@ class Supply:
                 f"a batch of {data.batch} cannot be shared evenly by {world} processes with data.accumulate "
                 f"{data.accumulate}"
             )
+        lr = self._lr(stage)
         patch: int | Growth
         if isinstance(data.patch, int):
             patch = data.patch
@@ -81,7 +93,7 @@ class Supply:
             batch=data.batch,
             patch=patch,
             steps=stage.iterations * each,
-            lr="stored" if data.lr == "stored" else find_preset(data.degradation) if data.lr == "workers" else None,
+            lr="stored" if lr == "stored" else find_preset(data.degradation) if lr == "workers" else None,
             seed=config.seed + _OTHER_DRAWS * (number + len(config.stages) * rollbacks),
             rank=self._processes.rank,
             world=world,
