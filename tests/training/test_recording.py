@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -31,7 +32,7 @@ from upscaler.training.readings import (
     Started,
     Validated,
 )
-from upscaler.training.recording import Recorder
+from upscaler.training.recording import Narrator, Recorder, closing_words, log_line
 from upscaler.training.runs import RunFolder
 
 SCORES = Scores(28.5, 0.81, 27.0, 0.8, 5.5, 0.4, 0.2, (0.4, 0.0, -0.1), (0.2, 0.0, 0.0))
@@ -60,6 +61,12 @@ def record(folder: RunFolder, *events: Event, resumed_at: int | None = None) -> 
     with closing(Recorder(folder, resumed_at=resumed_at)) as recorder:
         for event in events:
             recorder.record(event)
+
+
+def write_weights(folder: RunFolder, *names: str) -> None:
+    for name in names:
+        folder.weights(name).parent.mkdir(parents=True, exist_ok=True)
+        folder.weights(name).write_bytes(b"")
 
 
 def steps(folder: RunFolder) -> list[tuple[str, int]]:
@@ -101,13 +108,107 @@ def test_every_event_is_a_line_of_each_log(folder: RunFolder) -> None:
     assert lines[4]["path"] == "checkpoints/10.pt", "relative, so that a run can be moved"
     assert lines[7]["report"] == "report.md"
     log = folder.log.read_text().splitlines()
-    assert len(log) == len(events)
-    for line, part in zip(
-        log,
-        ["1,234,567", "loss/pixel 0.5", "PSNR-Y 28.50 dB", "tint: red is", "10.pt", "to step 5", "main", "complete"],
-        strict=True,
-    ):
+    parts = ["1,234,567", "loss/pixel 0.5", "bicubic", "PSNR-Y 28.50 dB"]
+    parts += ["tint: red is", "10.pt", "to step 5", "main", "complete"]
+    for line, part in zip(log, parts, strict=True):
         assert part in line
+
+
+def test_steps_are_written_as_parameters_are() -> None:
+    where = RunFolder(Path("run"))
+    events: list[Event] = [
+        Started(where.path, 12345, 67890, {"generator": 32040}),
+        reading(12345),
+        validated(12345),
+        Alarm("main", 12345, "tint", "seen", "advice", severe=False),
+        Saved(12345, where.checkpoints / "a.pt"),
+        RolledBack(12345, 12000),
+        StageEnded("main", 12345, where.weights("main")),
+        Finished(where.path, 12345, "complete", where.weights("last"), where.report),
+    ]
+    for event in events:
+        assert "12,345" in log_line(event)
+        assert "12345" not in log_line(event)
+    assert "67,890 steps" in log_line(events[0])
+    assert "to step 12,000" in log_line(events[5])
+    assert "12,345 steps" in closing_words(events[7])[0]  # type: ignore[arg-type]
+
+
+def test_bicubic_is_told_once_and_again_where_it_is_another() -> None:
+    narrator = Narrator()
+    first = narrator.lines(validated(10))
+    assert first == [
+        "bicubic, to compare with: PSNR-Y 26.00 dB  SSIM-Y .8100  drift 0.40",
+        "main 10: PSNR-Y 28.50 dB  SSIM-Y .8100  NIQE 5.50  drift 0.40, best so far",
+    ]
+    assert narrator.lines(replace(validated(20), best=False)) == [
+        "main 20: PSNR-Y 28.50 dB  SSIM-Y .8100  NIQE 5.50  drift 0.40"
+    ]
+    assert len(narrator.lines(validated(30, stage="gan"))) == 1, "the same pictures"
+    other = replace(validated(40, stage="gan"), bicubic=replace(BICUBIC, psnr_y=24.0))
+    assert len(narrator.lines(other)) == 2
+    assert len(narrator.lines(replace(other, step=50))) == 1
+    assert len(Narrator().lines(other)) == 2, "another session"
+
+
+def test_a_validation_fits_on_a_narrow_line() -> None:
+    lines = Narrator().lines(validated(1_400_000, stage="gan"))
+    assert max(map(len, lines)) <= 80
+
+
+def test_perfect_pictures_have_a_line_too() -> None:
+    assert "SSIM-Y 1.0000" in log_line(replace(validated(10), scores=replace(SCORES, psnr_y=inf, ssim_y=1.0)))
+    assert "SSIM-Y -.1000" in log_line(replace(validated(10), scores=replace(SCORES, ssim_y=-0.1)))
+
+
+def test_a_checkpoint_is_told_once_at_the_border_of_stages(folder: RunFolder) -> None:
+    saved = Saved(10, folder.checkpoints / "10.pt")
+    record(folder, saved, StageEnded("main", 10, folder.weights("main")), saved, Saved(20, saved.path))
+    log = [line.split("  ", 1)[1] for line in folder.log.read_text().splitlines()]
+    assert [line.split(":")[0] for line in log if ": checkpoint" in line] == ["step 10", "step 20"]
+    assert steps(folder) == [("saved", 10), ("stage_ended", 10), ("saved", 10), ("saved", 20)], "all of it for programs"
+
+
+@pytest.mark.parametrize(
+    ("why", "said"),
+    [("time", "after --max-hours"), ("signal", "on request"), ("alarm", "by an alarm")],
+)
+def test_the_end_of_a_session_says_why_and_how_to_go_on(folder: RunFolder, why: str, said: str) -> None:
+    write_weights(folder, "last", "best")
+    event = Finished(folder.path, 1500, why, folder.weights("last"), folder.report)
+    first, *rest = closing_words(event)
+    assert first == f"stopped {said} after 1,500 steps"
+    assert rest == [
+        f"weights: {folder.weights('best')} (best), {folder.weights('last')} (last)",
+        f"report: {folder.report}",
+        f"go on with: srup train --resume {folder.path}",
+    ]
+    line = log_line(event)
+    assert f"step 1,500: stopped {said}" in line
+    assert f"go on with: srup train --resume {folder.path}" in line
+    assert "\n" not in line
+
+
+def test_the_end_of_a_run_says_what_to_do_with_it(folder: RunFolder) -> None:
+    event = Finished(folder.path, 1500, "complete", folder.weights("last"), folder.report)
+    assert closing_words(event) == ["complete: 1,500 steps", f"report: {folder.report}"], "no weights, no advice"
+    write_weights(folder, "last")
+    assert closing_words(event)[1:] == [
+        f"weights: {folder.weights('last')}",
+        f"report: {folder.report}",
+        f"use them with: srup upscale -m {folder.weights('last')} PICTURE",
+    ]
+    write_weights(folder, "best")
+    assert closing_words(event)[-1] == f"use them with: srup upscale -m {folder.weights('best')} PICTURE"
+    assert "--resume" not in log_line(event)
+
+
+def test_commands_can_be_pasted_whatever_the_folder_is_called(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "my run; 2")
+    write_weights(folder, "last")
+    for why in ("complete", "signal"):
+        command = closing_words(Finished(folder.path, 5, why, folder.weights("last"), folder.report))[-1]
+        assert shlex.split(command.split(": ", 1)[1])[3].startswith(str(folder.path))
 
 
 def test_lines_are_there_at_once(folder: RunFolder) -> None:
@@ -138,7 +239,7 @@ def test_what_is_not_finite_is_valid_json_and_comes_back(folder: RunFolder) -> N
     assert (back.values["loss/adversarial"], back.values["loss/penalty"]) == (inf, -inf)
     assert History.read(folder.metrics).validations[0].scores == SCORES
     assert isnan(board(folder).Scalars("loss/feature")[0].value)
-    assert board(folder).Tags()["histograms"] == ["output/real"]
+    assert board(folder).Tags()["histograms"] == ["distribution/output/real"]
 
 
 def test_tensorboard_shows_numbers_distributions_pictures_and_words(folder: RunFolder) -> None:
@@ -156,18 +257,49 @@ def test_tensorboard_shows_numbers_distributions_pictures_and_words(folder: RunF
     tags = shown.Tags()
     assert set(tags["scalars"]) == {"loss/pixel"} | {f"validation/{n}" for n in ("psnr_y", "ssim_y", "niqe", "drift")}
     assert scalars(folder, "validation/psnr_y") == [(10, 28.5)]
-    (histogram,) = shown.Histograms("output/real")
+    (histogram,) = shown.Histograms("distribution/output/real")
     counted = histogram.histogram_value
     assert counted.num == sum(counted.bucket) == 1000
     below = np.searchsorted(np.sort(values.astype(float)), counted.bucket_limit[:-1])
     assert np.cumsum(counted.bucket)[:-1].tolist() == below.tolist(), "buckets end where their limits say"
     assert counted.sum == pytest.approx(values.sum(dtype=float))
-    (image,) = shown.Images("validation/a.png")
+    (image,) = shown.Images("samples/a.png")
     assert image.width > 3 * 32
     assert image.encoded_image_string.startswith(b"\x89PNG")
     (alarm,), (config,) = shown.Tensors("alarms/text_summary"), shown.Tensors("configuration/text_summary")
     assert b"**tint** (severe): red is 9 levels up" in alarm.tensor_proto.string_val[0]
     assert b'preset = "quick"' in config.tensor_proto.string_val[0]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of libraries within the plugins
+def test_every_part_of_tensorboard_lists_what_is_meant_for_it(folder: RunFolder) -> None:
+    """As its plugins see it: they keep one kind of thing for each tag."""
+    from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+    from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+    from tensorboard.context import RequestContext
+    from tensorboard.plugins.base_plugin import TBContext
+    from tensorboard.plugins.histogram.histograms_plugin import HistogramsPlugin
+    from tensorboard.plugins.image.images_plugin import ImagesPlugin
+    from tensorboard.plugins.scalar.scalars_plugin import ScalarsPlugin
+
+    values = {"output/real": 0.5, "gradient/generator_first": 0.1, "weight/generator_first": 0.1}
+    spread = {name: np.arange(9, dtype=np.float32) for name in values}
+    shown = replace(validated(10), samples=[Sample("drift", picture(1), picture(2), picture(3))])
+    for step in (10, 20):
+        record(folder, replace(reading(step, **values), distributions=spread), replace(shown, step=step))
+    multiplexer = EventMultiplexer().AddRun(str(folder.tensorboard), "run").Reload()
+    provider = MultiplexerDataProvider(multiplexer, str(folder.tensorboard))
+    context = TBContext(data_provider=provider, logdir=str(folder.tensorboard), multiplexer=multiplexer)
+    request = RequestContext()
+    histograms = HistogramsPlugin(context)
+    tags = {f"distribution/{name}" for name in values}
+    assert set(histograms.index_impl(request, "")["run"]) == tags
+    for tag in tags:
+        data, _ = histograms.histograms_impl(request, tag, "run", "", downsample_to=None)
+        assert [step for _, step, _ in data] == [10, 20]
+    scores = {f"validation/{name}" for name in ("psnr_y", "ssim_y", "niqe", "drift")}
+    assert set(ScalarsPlugin(context).index_impl(request, "")["run"]) == {"loss/pixel", *values, *scores}
+    assert set(ImagesPlugin(context)._index_impl(request, "")["run"]) == {"samples/drift"}
 
 
 def test_samples_are_pictures_by_step(folder: RunFolder) -> None:
@@ -187,7 +319,10 @@ def test_a_resumed_run_forgets_what_it_will_repeat(folder: RunFolder) -> None:
     ]  # fmt: skip
     assert scalars(folder, "loss/pixel") == [(10, 0.5), (20, 0.25)]
     assert [step for step, _ in scalars(folder, "validation/niqe")] == [10, 20]
-    assert len(folder.log.read_text().splitlines()) == 8, "people see all that has happened"
+    log = [line.split("  ", 1)[1].split(":")[0] for line in folder.log.read_text().splitlines()]
+    first, second = log[:6], log[6:]
+    assert first == ["step 0", "step 10 (main)", "bicubic, to compare with", "main 10", "step 20 (main)", "main 20"]
+    assert second == ["step 10", "step 20 (main)", "bicubic, to compare with", "main 20"], "people see all of it"
 
 
 def test_samples_of_later_steps_go_at_once(folder: RunFolder) -> None:
@@ -292,7 +427,7 @@ from pathlib import Path
 import upscaler.training.reports
 from upscaler.errors import UserError
 from upscaler.training.readings import Reading
-from upscaler.training.recording import Recorder
+from upscaler.training.recording import Narrator, Recorder, closing_words, log_line
 from upscaler.training.runs import RunFolder
 print([name for name in ("tensorboard", "matplotlib") if name in sys.modules])
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))

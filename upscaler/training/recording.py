@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from datetime import datetime
 from pathlib import Path
@@ -30,8 +31,17 @@ from upscaler.training.readings import (
 )
 from upscaler.training.runs import RunFolder
 
+_DISTRIBUTION = "distribution/"
+"""Before the names of histograms: TensorBoard shows one kind of thing for each tag, and those are of numbers."""
+
 _LOGGED = ("loss/", "output/", "speed/steps_per_second")
 _DIGITS = 8
+_WHY = {
+    "complete": "complete",
+    "time": "stopped after --max-hours",
+    "signal": "stopped on request",
+    "alarm": "stopped by an alarm",
+}
 
 
 class Recorder:
@@ -56,6 +66,7 @@ class Recorder:
         self._board = Board(folder.tensorboard, None if resumed_at is None else resumed_at + 1)
         self._metrics = _appending(folder.metrics)
         self._log = _appending(folder.log)
+        self._narrator = Narrator()
         self._shown: set[tuple[str, str]] = set()
 
     def record(self, event: Event) -> None:
@@ -69,7 +80,8 @@ class Recorder:
             self._metrics.write(event_line(event, self._folder.path, now))
             self._metrics.flush()
         with explained(self._folder.log):
-            self._log.write(f"{datetime.fromtimestamp(now):%Y-%m-%d %H:%M:%S}  {log_line(event)}\n")
+            for line in self._narrator.lines(event):
+                self._log.write(f"{datetime.fromtimestamp(now):%Y-%m-%d %H:%M:%S}  {line}\n")
             self._log.flush()
         self._show(event)
         self._board.flush()
@@ -97,7 +109,7 @@ class Recorder:
             case Reading():
                 self._board.scalars(event.step, event.values)
                 for name, values in event.distributions.items():
-                    self._board.histogram(event.step, name, values)
+                    self._board.histogram(event.step, _DISTRIBUTION + name, values)
             case Validated():
                 self._board.scalars(event.step, _validation_scalars(event.scores))
                 for sample in event.samples:
@@ -110,7 +122,7 @@ class Recorder:
 
     def _show_sample(self, sample: Sample, event: Validated) -> None:
         columns = [("bicubic", sample.bicubic), ("result", sample.result), ("reference", sample.reference)]
-        self._board.picture(event.step, f"validation/{sample.name}", crops_sheet([columns]))
+        self._board.picture(event.step, f"samples/{sample.name}", crops_sheet([columns]))
         folder = self._folder.samples / sample.name
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -127,36 +139,87 @@ def sample_steps(folder: Path) -> dict[int, Path]:
     return {int(path.stem): path for path in sorted(folder.glob("*.png")) if path.stem.isdecimal()}
 
 
+class Narrator:
+    """Tells the events of a session to people, and nothing twice that does not change."""
+
+    def __init__(self) -> None:
+        self._bicubic: Scores | None = None
+        self._saved: int | None = None
+
+    def lines(self, event: Event) -> list[str]:
+        """An event in lines; none where it was told before, as of a checkpoint that two stages share."""
+        lines = [log_line(event)]
+        match event:
+            case Validated() if event.bicubic != self._bicubic:
+                self._bicubic = event.bicubic
+                lines.insert(0, f"bicubic, to compare with: {_scores(event.bicubic)}")
+            case Saved() if event.step == self._saved:
+                return []
+            case Saved():
+                self._saved = event.step
+            case RolledBack():
+                self._saved = None
+        return lines
+
+
 def log_line(event: Event) -> str:
     """An event in one line for people."""
     match event:
         case Started():
             networks = ", ".join(f"{name} of {count:,} parameters" for name, count in event.parameters.items())
-            return f"step {event.step}: start, {event.steps} steps in all; {networks}"
+            return f"step {event.step:,}: start, {event.steps:,} steps in all; {networks}"
         case Reading():
             values = [f"{name} {value:.4g}" for name, value in event.values.items() if name.startswith(_LOGGED)]
-            return f"step {event.step} ({event.stage}): {', '.join(values)}"
+            return f"step {event.step:,} ({event.stage}): {', '.join(values)}"
         case Validated():
-            best = ", the best so far" if event.best else ""
-            return f"step {event.step} ({event.stage}): validation {_scores(event.scores)}{best}; " + (
-                f"bicubic {_scores(event.bicubic)}"
-            )
+            best = ", best so far" if event.best else ""
+            return f"{event.stage} {event.step:,}: {_scores(event.scores)}{best}"
         case Alarm():
             kind = "severe alarm" if event.severe else "alarm"
-            return f"step {event.step} ({event.stage}): {kind}: {event.fault}: {event.seen}; {event.advice}"
+            return f"step {event.step:,} ({event.stage}): {kind}: {event.fault}: {event.seen}; {event.advice}"
         case StageEnded():
-            return f"step {event.step}: the stage {event.stage} is complete; weights in {event.weights}"
+            return f"step {event.step:,}: the stage {event.stage} is complete; weights in {event.weights}"
         case Saved():
-            return f"step {event.step}: checkpoint {event.path}"
+            return f"step {event.step:,}: checkpoint {event.path.name}"
         case RolledBack():
-            return f"step {event.step}: rolled back to step {event.to}"
+            return f"step {event.step:,}: rolled back to step {event.to:,}"
         case Finished():
-            return f"step {event.step}: the end ({event.why}); weights in {event.weights}, report in {event.report}"
+            return f"step {event.step:,}: {'; '.join([_WHY.get(event.why, event.why), *_afterwards(event)])}"
+
+
+def closing_words(event: Finished) -> list[str]:
+    """How a run ended, where its results are, and what to type next, in lines for people."""
+    why, steps = _WHY.get(event.why, event.why), f"{event.step:,} steps"
+    return [f"{why}: {steps}" if event.why == "complete" else f"{why} after {steps}", *_afterwards(event)]
+
+
+def _afterwards(event: Finished) -> list[str]:
+    named = {"best": RunFolder(event.folder).weights("best"), "last": event.weights}
+    there = {name: path for name, path in named.items() if path.is_file()}
+    lines = []
+    if there:
+        several = len(there) > 1
+        lines.append(
+            "weights: " + ", ".join(f"{path} ({name})" if several else f"{path}" for name, path in there.items())
+        )
+    lines.append(f"report: {event.report}")
+    if event.why != "complete":
+        lines.append(f"go on with: srup train --resume {_typed(event.folder)}")
+    elif there:
+        lines.append(f"use them with: srup upscale -m {_typed(next(iter(there.values())))} PICTURE")
+    return lines
+
+
+def _typed(path: Path) -> str:
+    """A path as it is typed in a shell; forward slashes need no quotes on any system."""
+    return shlex.quote(path.as_posix())
 
 
 def _scores(scores: Scores) -> str:
-    natural = "" if scores.niqe is None else f", NIQE {scores.niqe:.2f}"
-    return f"PSNR-Y {scores.psnr_y:.2f} dB, SSIM-Y {scores.ssim_y:.4f}{natural}, drift {scores.drift:.2f}"
+    # Without the zero the line is one line at 80 columns.
+    ssim = f"{scores.ssim_y:.4f}".replace("0.", ".", 1)
+    natural = "" if scores.niqe is None else f"  NIQE {scores.niqe:.2f}"
+    return f"PSNR-Y {scores.psnr_y:.2f} dB  SSIM-Y {ssim}{natural}  drift {scores.drift:.2f}"
 
 
 def _validation_scalars(scores: Scores) -> dict[str, float]:
