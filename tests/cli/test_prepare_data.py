@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -171,6 +172,9 @@ def test_json_alone_is_on_stdout(srup: Any) -> None:
         (("photos", "--crop", "32", "--step", "30", "--lr", "low"), "multiples of the scale, 4"),
         (("photos", "--crop", "8"), "--crop"),
         (("photos", "--preview", "x.png"), "takes no SRC"),
+        (("photos", "--scale", "4"), "--scale needs --lr or --degradation"),
+        (("photos", "--validation", "many"), "'many' is no validation split"),
+        (("photos", "--degradation", "bicubik"), "did you mean bicubic"),
         *((("photos", "--name", name), "takes a plain name") for name in ("../x", "a/b", "/x", "..", "", ".")),
     ],
 )
@@ -178,16 +182,20 @@ def test_wrong_command_lines(srup: Any, arguments: tuple[str, ...], words: str) 
     outcome = srup("prepare-data", "-o", "set", *arguments)
     assert outcome.code == 2
     assert words in outcome.err
+    assert re.search(r"[.?] Try 'srup prepare-data --help'\.\n$", outcome.err)
     assert not Path("set").exists()
+
+
+def test_lr_pictures_are_stored_for_x4_unless_told_otherwise(srup: Any) -> None:
+    assert srup("prepare-data", "photos", "-o", "set", "--degradation", "bicubic").code == 0
+    assert PreparedSet(Path("set")).manifest["settings"]["storage"]["scale"] == 4
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("nowhere",), "nowhere does not exist"),
-        (("photos", "--validation", "many"), "'many' is no validation split"),
         (("photos", "--validation", "3"), "leave none of 3"),
-        (("photos", "--degradation", "bicubik"), "did you mean bicubic"),
         (("photos", "--benchmark", "nowhere"), "nowhere does not exist"),
     ],
 )

@@ -310,7 +310,7 @@ def test_settings_that_cannot_be(srup: Any, data: Path, arguments: tuple[str, ..
         (("--val", "missing"), "missing"),
         (("--set", "data.patch=128"), "no picture of this training set has 128 x 128 pixels; take a smaller patch"),
         (("--set", "gan.data.patch=12"), "a patch discriminator judges pictures from 16 x 16 pixels"),
-        (("--set", "data.lr=stored"), "holds no LR pictures for x4; store some with --degradation or --lr and --scale 4"),
+        (("--set", "data.lr=stored"), "holds no LR pictures for x4; store some with 'srup prepare-data --scale 4'"),
         (("--set", "data.degradation=bicubik"), "no degradation is called 'bicubik'; did you mean bicubic"),
         (("--set", "network.settings.featurs=4"), "no setting network.settings.featurs; did you mean features?"),
         (("--set", "network.settings.scale=2"), "no setting network.settings.scale"),
@@ -358,7 +358,10 @@ def test_without_data_it_says_what_to_run(srup: Any, photos: Path, monkeypatch: 
 def test_lr_pictures_of_another_scale(srup: Any, photos: Path) -> None:
     assert srup("prepare-data", photos, "-o", "set", "--degradation", "bicubic", "--scale", "2").code == 0
     outcome = srup("train", *QUICK, "--data", "set", "--set", "data.lr=stored")
-    refused(outcome, "this training set holds no LR pictures for x4 but for x2; store some with --degradation or --lr and --scale 4")
+    refused(
+        outcome,
+        "this training set holds no LR pictures for x4 but for x2; store some with 'srup prepare-data --scale 4'",
+    )
 
 
 def test_weights_of_another_network(srup: Any, data: Path, nearest: Path) -> None:

@@ -254,10 +254,10 @@ def test_what_cannot_be_made(pictures: Pictures, tmp_path: Path, scene: Any) -> 
         pairs(pictures, patch=Growth(((0, 32), (5, 256))))
     with pytest.raises(UserError, match="an HR patch of 30 pixels is no multiple of the scale, 4"):
         pairs(pictures, patch=30)
-    with pytest.raises(UserError, match="holds LR pictures for x4, not for x2"):
+    with pytest.raises(UserError, match="holds no LR pictures for x2 but for x4"):
         pairs(pictures, scale=2, lr="stored")
     plain = shard(tmp_path / "plain.safetensors", {"a@0,0/hr": scene(0)})
-    with pytest.raises(UserError, match="holds no LR pictures, not for x4"):
+    with pytest.raises(UserError, match="holds no LR pictures for x4; store some with 'srup prepare-data --scale 4'"):
         pairs(plain, lr="stored")
 
 

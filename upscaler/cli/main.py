@@ -102,4 +102,5 @@ def _terminate(number: int, _: object) -> NoReturn:
 def _one_line(error: Exception) -> str:
     context = getattr(error, "ctx", None)
     message = " ".join(error.format_message().split()) if hasattr(error, "format_message") else str(error)
-    return f"{message} Try '{context.command_path} --help'." if context else message
+    stop = "" if message.endswith((".", "?", "!")) else "."
+    return f"{message}{stop} Try '{context.command_path} --help'." if context else message

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from upscaler.training.preparation import Event, Outcome
     from upscaler.training.sources import LeftOut, Source
 
+_SCALE = 4
+
 
 def prepare_data(
     sources: Annotated[
@@ -80,8 +82,14 @@ def prepare_data(
         str | None, typer.Option("--lr", metavar="DIR", help="LR pictures, by the names of their HR pictures.")
     ] = None,
     scale: Annotated[
-        int, typer.Option("--scale", metavar="N", min=1, help="HR pixels per LR pixel, where LR pictures are stored.")
-    ] = 4,
+        int | None,
+        typer.Option(
+            "--scale",
+            metavar="N",
+            min=1,
+            help="HR pixels per LR pixel, with --lr, --degradation or --preview. Without it: 4.",
+        ),
+    ] = None,
     degradation: Annotated[
         str | None,
         typer.Option(
@@ -112,13 +120,16 @@ def prepare_data(
     if preview is not None:
         if sources:
             raise typer.BadParameter("--preview takes no SRC")
-        _write_preview(console, preview, output or Path(f"{preview.stem}-degradations.png"), scale, seed, overwrite)
+        sheet = output or Path(f"{preview.stem}-degradations.png")
+        _write_preview(console, preview, sheet, scale or _SCALE, seed, overwrite)
         return
     if not sources:
         raise typer.BadParameter("name the pictures, SRC")
     if lr is not None and degradation is not None:
         raise typer.BadParameter("use --lr or --degradation, not both")
-    stored = scale if lr is not None or degradation is not None else None
+    if scale is not None and lr is None and degradation is None:
+        raise typer.BadParameter("--scale needs --lr or --degradation")
+    stored = (scale or _SCALE) if lr is not None or degradation is not None else None
     if name in ("", "..") or Path(name).name != name:
         raise typer.BadParameter(f"--name takes a plain name, not {name!r}; use -o for a place of your own")
     if crop is None and (step is not None or least is not None):
@@ -133,21 +144,25 @@ def prepare_data(
     from upscaler.training.shards import default_data_folder
     from upscaler.training.sources import find_sources, left_out, with_partners
 
-    if degradation is not None:
-        from upscaler.training.degradation import find_preset
+    try:
+        share = parse_validation(validation)
+        if degradation is not None:
+            from upscaler.training.degradation import find_preset
 
-        find_preset(degradation)
+            find_preset(degradation)
+    except UserError as error:
+        raise typer.BadParameter(str(error)) from error
     folder = output or default_data_folder(name)
     settings = Settings(
         Rules(Crops(crop, step, least), flat, blurred, multiple=stored or 1, first_frame=first_frame),
         Storage(stored, degradation, seed, shard_size),
         duplicates=not keep_duplicates,
-        validation=parse_validation(validation),
+        validation=share,
     )
     found = find_sources(sources, exclude=folder)
     if lr is not None:
         given = find_sources([lr])
-        found = with_partners(_outside(found, lr), given, scale)
+        found = with_partners(_outside(found, lr), given, stored or _SCALE)
         used = {source.lr for source in found}
         if orphans := [source.name for source in given if source.path not in used]:
             console.warning(

@@ -148,7 +148,7 @@ class Pairs(Dataset[Batch]):
             others = f" but for x{pictures.scale}" if pictures.scale else ""
             raise UserError(
                 f"this training set holds no LR pictures for x{scale}{others}; "
-                f"store some with --degradation or --lr and --scale {scale}"
+                f"store some with 'srup prepare-data --scale {scale}' and --degradation or --lr"
             )
         if lr is None and noise:
             raise ValueError("noise belongs on LR, which is not made here; add it where LR is made")
