@@ -82,7 +82,11 @@ def test_the_same_again_does_nothing(srup: Any) -> None:
     outcome = srup("prepare-data", "photos", "-o", "set")
     assert outcome.code == 0
     assert "set holds this very set already; nothing was done" in outcome.out
-    assert srup("prepare-data", "photos", "-o", "set", "--crop", "64").code == 1
+    outcome = srup("prepare-data", "photos", "-o", "set", "--crop", "64")
+    assert (outcome.code, outcome.err) == (
+        1,
+        "error: set holds a set made otherwise (crop: none then, 64 now); use --overwrite or another -o\n",
+    )
     assert srup("prepare-data", "photos", "-o", "set", "--crop", "64", "--overwrite").code == 0
 
 
@@ -129,10 +133,10 @@ def test_what_is_not_taken_of_the_folders_is_told(srup: Any) -> None:
         assert (outcome.code, outcome.err) == (
             0,
             "left out: a linked folder, as photos/more (name it to include it) "
-            "and files that are no pictures by their names (1 .heic)\n",
+            "and 1 file of a kind that is not read (.heic)\n",
         )
     outcome = srup("prepare-data", "photos", "-o", "photos/set", "--json")
-    assert json.loads(outcome.out.splitlines()[-1]) == {
+    assert json.loads(outcome.out.splitlines()[0]) == {
         "event": "left_out", "linked_folders": ["photos/more"], "other_files": {".heic": 1},
     }  # fmt: skip
 
@@ -142,10 +146,20 @@ def test_pictures_smaller_than_a_crop_are_counted(srup: Any) -> None:
     outcome = srup("prepare-data", "photos", "-o", "set", "--crop", "64")
     assert outcome.code == 0
     assert outcome.err.splitlines() == [
-        "dropped small.png: 90 x 60 pixels are too few for a crop of 64",
-        "smaller than a crop: 1 of 4 pictures; a smaller --crop keeps more of them",
+        "dropped as smaller than a crop of 64: 1 picture; a smaller --crop keeps more",
     ]
     assert "dropped: smaller than a crop of 64" in outcome.out
+
+
+def test_all_pictures_smaller_than_a_crop(srup: Any) -> None:
+    outcome = srup("prepare-data", "photos", "-o", "deep/set", "--crop", "480", "--json")
+    assert outcome.code == 1
+    assert outcome.err.splitlines() == [
+        "dropped as smaller than a crop of 480: 3 pictures; a smaller --crop keeps more",
+        "error: none of 3 pictures can be used for training, for the reasons above",
+    ]
+    assert [json.loads(line).get("reason") for line in outcome.out.splitlines()] == ["small"] * 3 + [None]
+    assert not Path("deep").exists()
 
 
 def test_json_alone_is_on_stdout(srup: Any) -> None:
@@ -197,6 +211,7 @@ def test_lr_pictures_are_stored_for_x4_unless_told_otherwise(srup: Any) -> None:
         (("nowhere",), "nowhere does not exist"),
         (("photos", "--validation", "3"), "leave none of 3"),
         (("photos", "--benchmark", "nowhere"), "nowhere does not exist"),
+        (("photos", "-o", "photos"), "all pictures of photos lie in photos, which is written to; use another -o"),
     ],
 )
 def test_errors_are_one_line(srup: Any, arguments: tuple[str, ...], words: str) -> None:

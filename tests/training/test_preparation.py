@@ -183,7 +183,7 @@ def test_another_set_is_replaced_only_if_asked_for(photos: Path, tmp_path: Path)
     run(photos, tmp_path / "set")
     before = files(tmp_path / "set")
     whole = replace(CROPS, rules=Rules())
-    with pytest.raises(UserError, match="other pictures or settings; use --overwrite"):
+    with pytest.raises(UserError, match=r"made otherwise \(crop: 64 then, none now\); use --overwrite"):
         run(photos, tmp_path / "set", whole)
     assert files(tmp_path / "set") == before
     run(photos, tmp_path / "set", whole, overwrite=True)
@@ -229,6 +229,37 @@ def test_a_folder_that_cannot_be_made(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot write .*/file/set: Not a directory"):
         run(photos, tmp_path / "file/set")
+
+
+def test_what_differs_from_the_set_that_is_there_is_named(photos: Path, tmp_path: Path, scene: Any, save: Any) -> None:
+    run(photos, tmp_path / "set")
+
+    def difference(settings: Settings = CROPS, **options: Any) -> str:
+        with pytest.raises(UserError) as raised:
+            run(photos, tmp_path / "set", settings, **options)
+        return str(raised.value).partition("(")[2].partition(")")[0]
+
+    assert difference(replace(CROPS, duplicates=False, validation=0.2)) == (
+        "dropping of duplicates: on then, off now; validation: 1 then, 0.2 now"
+    )
+    assert difference(replace(CROPS, storage=Storage(2, "blur", 0, 60_000), rules=Rules(Crops(64), multiple=2))) == (
+        "scale: none then, 2 now; degradation: none then, blur now"
+    )
+    save(tmp_path / "tests/x.png", scene(50))
+    assert difference(benchmarks=find_sources([str(tmp_path / "tests")])) == "other benchmark pictures"
+    (photos / "0.png").unlink()
+    save(photos / "1.png", scene(9))
+    save(photos / "new.png", scene(8))
+    assert difference() == "other pictures: 1 new, 1 gone, 1 changed"
+
+
+def test_a_set_with_an_unknown_difference(photos: Path, tmp_path: Path) -> None:
+    run(photos, tmp_path / "set")
+    manifest = json.loads((tmp_path / "set/manifest.json").read_text())
+    for damaged in (manifest | {"identity": "0"}, manifest | {"identity": "0", "settings": None, "sources": [1]}):
+        (tmp_path / "set/manifest.json").write_text(json.dumps(damaged))
+        with pytest.raises(UserError, match="holds a set made otherwise; use --overwrite"):
+            run(photos, tmp_path / "set")
 
 
 def test_one_run_at_a_time(photos: Path, tmp_path: Path) -> None:
@@ -292,6 +323,20 @@ def test_nothing_left(tmp_path: Path, save: Any) -> None:
     with pytest.raises(UserError, match="none of 1 pictures can be used"):
         prepare(find_sources([str(tmp_path / "photos")]), tmp_path / "set", Settings(), events.append)
     assert dropped(events) == {"a.png": "all of it is flat"}
+    assert not (tmp_path / "set").exists()
+    (tmp_path / "set").mkdir()
+    with pytest.raises(UserError, match="none of 1 pictures can be used"):
+        run(tmp_path / "photos", tmp_path / "set")
+    assert set(files(tmp_path / "set")) <= {".lock"}
+
+
+def test_a_run_that_found_out_nothing_leaves_no_folder(photos: Path, tmp_path: Path) -> None:
+    def kill(_: Event) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        prepare(find_sources([str(photos)]), tmp_path / "deep/er/set", CROPS, kill)
+    assert not (tmp_path / "deep").exists()
 
 
 def test_of_duplicates_the_largest_stays(photos: Path, tmp_path: Path, scene: Any, save: Any) -> None:

@@ -59,7 +59,7 @@ def test_what_is_left_out_is_named_and_counted() -> None:
     assert rest.linked == [Path("photos/linked")]
     assert rest.others == {".heic": 2, ".jfif": 1, "broken link": 1, "no suffix": 1}
     assert str(rest) == (
-        "a linked folder, as photos/linked (name it to include it) and files that are no pictures by their names "
+        "a linked folder, as photos/linked (name it to include it) and 5 files of kinds that are not read "
         "(2 .heic, 1 .jfif, 1 broken link, 1 no suffix)"
     )
     assert left_out(["photos/*"], exclude=Path("photos/set")).others == {".heic": 1, ".jfif": 1, "no suffix": 1}
@@ -72,4 +72,12 @@ def test_a_folder_of_other_files(folder: Path) -> None:
     (folder / "phone/1.heic").touch()
     with pytest.raises(UserError) as raised:
         find_sources(["phone"])
-    assert str(raised.value) == "there is no picture in phone, only files that are no pictures by their names (1 .heic)"
+    assert str(raised.value) == "there is no picture in phone, only 1 file of a kind that is not read (.heic)"
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("named", ["photos", "photos/deep", "photos/*.png", "photos/1.png"])
+def test_the_folder_that_is_written_to_is_no_source(named: str) -> None:
+    with pytest.raises(UserError) as raised:
+        find_sources([named], exclude=Path("photos"))
+    assert str(raised.value) == f"all pictures of {named} lie in photos, which is written to; use another -o"

@@ -168,7 +168,8 @@ def prepare_data(
             console.warning(
                 f"LR pictures that belong to no HR picture and are left out: {len(orphans)}, as {orphans[0]}"
             )
-    display = _Display(console)
+    _show_left_out(console, left_out([*sources, *(benchmark or ()), *([lr] if lr else ())], exclude=folder))
+    display = _Display(console, crop)
     with display:
         outcome = prepare(
             found,
@@ -179,7 +180,6 @@ def prepare_data(
             overwrite=overwrite,
         )
     _summarise(console, outcome, folder, folder / SAMPLES)
-    _show_left_out(console, left_out([*sources, *(benchmark or ()), *([lr] if lr else ())], exclude=folder))
     if display.failed:
         raise typer.Exit(1)
 
@@ -190,11 +190,16 @@ def _outside(sources: list[Source], folder: str) -> list[Source]:
 
 
 class _Display:
-    """Shows the events of a preparation, each step with progress of its own; a context manager."""
+    """Shows the events of a preparation, each step with progress of its own; a context manager.
 
-    def __init__(self, console: Console) -> None:
+    Pictures smaller than a crop, which may be all, are counted in one line at the end.
+    """
+
+    def __init__(self, console: Console, crop: int | None) -> None:
         self.console = console
         self.failed = 0
+        self._crop = crop
+        self._small = 0
         self._step = ""
         self._progress: Progress | None = None
         self._open = ExitStack()
@@ -204,6 +209,11 @@ class _Display:
 
     def __exit__(self, *error: Any) -> None:
         self._open.__exit__(*error)
+        if self._small:
+            pictures = "1 picture" if self._small == 1 else f"{self._small} pictures"
+            self.console.notice(
+                f"dropped as smaller than a crop of {self._crop}: {pictures}; a smaller --crop keeps more"
+            )
 
     def show(self, event: Event) -> None:
         from upscaler.training.preparation import Advanced
@@ -225,6 +235,8 @@ class _Display:
         if event.failed:
             self.failed += 1
             self.console.error(f"{event.name}: {event.because}", source=event.name)
+        elif event.reason == "small" and self._crop:
+            self._small += 1
         else:
             self.console.notice(f"dropped {event.name}: {event.because}")
 
@@ -235,10 +247,6 @@ def _summarise(console: Console, outcome: Outcome, folder: Path, samples: Path) 
     )
     statistics, crop = outcome.manifest["statistics"], outcome.manifest["settings"]["rules"]["crops"]["size"]
     console.result(_table(statistics, crop))
-    if crop and (small := statistics["dropped_sources"].get("small")):
-        console.notice(
-            f"smaller than a crop: {small} of {statistics['sources']} pictures; a smaller --crop keeps more of them"
-        )
     if outcome.unchanged:
         console.result(f"{folder} holds this very set already; nothing was done")
     else:

@@ -19,9 +19,9 @@ from typing import Any
 
 from upscaler.digests import digest_of
 from upscaler.errors import UserError
-from upscaler.saving import explained
 from upscaler.training.benchmarks import BenchmarkPicture, Benchmarks, benchmark_picture
 from upscaler.training.building import Piece, Storage, ahead, build
+from upscaler.training.differences import differences
 from upscaler.training.fingerprints import SMALLEST, luma
 from upscaler.training.inspection import FAILURES, Inspection, Rules, TransparentError, inspect, read_rgb
 from upscaler.training.journal import JOURNAL, Journal
@@ -30,6 +30,7 @@ from upscaler.training.selection import validation_split
 from upscaler.training.shards import FORMAT, MANIFEST, Pictures, PreparedSet, write_manifest
 from upscaler.training.sources import Source
 from upscaler.training.verdicts import decided, entry, groups, statistics
+from upscaler.training.workplace import workplace
 
 SAMPLES = "samples.png"
 
@@ -114,34 +115,11 @@ def prepare(
 
     Raises:
         UserError: the folder holds something else or is in use, nothing is left to train on, a source
-            changes or cannot be read any more, the disk is full. What is finished stays for the next run.
+            changes or cannot be read any more, the disk is full. What is finished stays for the next run;
+            a folder that was made for it and has nothing goes.
     """
-    from filelock import FileLock, Timeout
-
-    _check_folder(folder)
-    lock = FileLock(folder / ".lock", timeout=0)
-    with explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            message = f"another srup prepare-data is writing to {folder}; wait for it or use another -o"
-            raise UserError(message) from error
-    try:
-        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-            return _Run(folder, settings, notify, pool).prepare(sources, benchmarks, overwrite)
-    finally:
-        lock.release()
-
-
-def _check_folder(folder: Path) -> None:
-    """Refuse to mix a set with somebody's files."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file; -o names a folder")
-    if not folder.exists() or (folder / MANIFEST).exists() or (folder / JOURNAL).exists():
-        return
-    if any(not entry.name.startswith(".") for entry in folder.iterdir()):
-        raise UserError(f"{folder} holds files but no training set; use another -o, such as a folder inside it")
+    with workplace(folder), ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        return _Run(folder, settings, notify, pool).prepare(sources, benchmarks, overwrite)
 
 
 @dataclass(frozen=True)
@@ -156,7 +134,8 @@ class _Run:
         sources = self._identified(sources, "reading")
         known = {"settings": asdict(self.settings), "benchmarks": [[test.name, *test.digests] for test in tests]}
         identity = _digest([FORMAT, known, [[source.name, *source.digests] for source in sources]])
-        if (self.folder / MANIFEST).exists() and (there := self._existing(identity, overwrite)):
+        asked = known | {"sources": [{"name": each.name, "sha256": list(each.digests)} for each in sources]}
+        if (self.folder / MANIFEST).exists() and (there := self._existing(identity, asked, overwrite)):
             return self._told(Outcome(there, unchanged=True))
 
         found = decided(self._inspected(sources, tests), duplicates=self.settings.duplicates)
@@ -173,6 +152,7 @@ class _Run:
         }
         outcome = self._told(Outcome(manifest, unchanged=False))
         if not kept:
+            (self.folder / JOURNAL).unlink()
             raise UserError(f"none of {len(sources)} pictures can be used for training, for the reasons above")
         pieces = {
             split: [Piece(sources[i], box) for i in kept if splits[i] == split for box in found[i].boxes]
@@ -199,8 +179,9 @@ class _Run:
                 self.notify(Dropped(source["name"], source["reason"], source["because"]))
         return outcome
 
-    def _existing(self, identity: str, overwrite: bool) -> dict[str, Any] | None:
+    def _existing(self, identity: str, asked: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
         """The manifest of the set that is there, if it is the one asked for and intact; None to make it anew."""
+        what = ""
         try:
             there = PreparedSet(self.folder)
             if there.manifest.get("identity") == identity:
@@ -209,15 +190,15 @@ class _Run:
                     write_samples(self.folder / SAMPLES, there.pictures())
                 self._clean({shard.file for shard in there.shards})
                 return there.manifest
+            what = differences(there.manifest, asked)
         except UserError:
             if not overwrite:
                 raise
             # A damaged shard has the name and size of a sound one: it must not be taken for finished work.
             self._clean(set())
         if not overwrite:
-            raise UserError(
-                f"{self.folder} holds a set made from other pictures or settings; use --overwrite or another -o"
-            )
+            otherwise = f"otherwise ({what})" if what else "otherwise"
+            raise UserError(f"{self.folder} holds a set made {otherwise}; use --overwrite or another -o")
         return None
 
     def _verify(self, there: PreparedSet) -> None:

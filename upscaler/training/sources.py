@@ -54,7 +54,12 @@ class LeftOut:
             parts.append(f"{folders}, as {self.linked[0]} (name it to include it)")
         if self.others:
             kinds = ", ".join(f"{count} {kind}" for kind, count in self.others.items())
-            parts.append(f"files that are no pictures by their names ({kinds})")
+            total = sum(self.others.values())
+            parts.append(
+                f"1 file of a kind that is not read ({next(iter(self.others))})"
+                if total == 1
+                else f"{total} files of kinds that are not read ({kinds})"
+            )
         return " and ".join(parts)
 
 
@@ -90,19 +95,20 @@ def find_sources(inputs: Iterable[str], exclude: Path | None = None) -> list[Sou
         exclude: a folder whose pictures are no sources, such as the one that is written to.
 
     Raises:
-        UserError: something that is not there, a folder or pattern without pictures.
+        UserError: something that is not there, a folder or pattern without pictures but those of ``exclude``.
     """
     found: dict[Path, Path] = {}
     roots: list[Path] = []
     for text in inputs:
         root, paths = _matches(text)
         # Links keep their own names, so only what is above them is resolved.
-        places = {root.resolve() / path.relative_to(root): path for path in paths}
-        places = {at: path for at, path in places.items() if not (exclude and at.is_relative_to(exclude.resolve()))}
+        there = {root.resolve() / path.relative_to(root): path for path in paths}
+        places = {at: path for at, path in there.items() if not (exclude and at.is_relative_to(exclude.resolve()))}
         if not places:
-            raise UserError(
-                f"there is no picture in {text}" + (f", only {rest}" if (rest := str(left_out([text]))) else "")
-            )
+            if there:
+                raise UserError(f"all pictures of {text} lie in {exclude}, which is written to; use another -o")
+            rest = str(left_out([text]))
+            raise UserError(f"there is no picture in {text}" + (f", only {rest}" if rest else ""))
         roots.append(root.resolve())
         found |= places
     try:
