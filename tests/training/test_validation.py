@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def test_samples_are_the_same_crop_of_everything_and_keep_nothing_else(
         picture[:, :60] = 128  # so that the best crop is not at the left
         save(tmp_path / f"{seed}.png", picture)
     _, _, samples = ValidationSet.from_folder(tmp_path, 3, BICUBIC, 0, 10).measure(nearest(3))
-    assert [sample.name for sample in samples] == ["0.png", "1.png", "2.png", "3.png"]
+    assert [sample.name for sample in samples] == ["0", "1", "2", "3"]
     for seed, sample in enumerate(samples):
         hr = scene(seed, 250, 290)[:249, :288]
         hr[:, :60] = 128
@@ -125,7 +126,8 @@ def test_what_cannot_be_used_is_left_out_by_name(tmp_path: Path, scene: Scene, s
     save(tmp_path / "glass.png", np.full((48, 48, 4), 100, np.uint8))
     (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     pictures = ValidationSet.from_folder(tmp_path, 4, BICUBIC, 0, 10)
-    assert pictures.names == ["good.png", "least.png"]
+    assert pictures.names == ["good", "least"]
+    assert pictures.available == len(pictures) == 2
     assert len(pictures.left_out) == 3
     for name in ("small.png: 19 x 48", "glass.png has transparency", "torn.png"):
         assert any(name in line for line in pictures.left_out)
@@ -146,10 +148,52 @@ def test_most_are_spread_evenly(tmp_path: Path, scene: Scene, save: Save) -> Non
     for number in range(9):
         save(tmp_path / f"{number}.png", scene(number, 32, 32))
     save(tmp_path / "4.png", scene(4, 8, 8))
-    names = {most: ValidationSet.from_folder(tmp_path, 4, BICUBIC, 0, most).names for most in (1, 3, 8, 50)}
-    assert names[1] == ["0.png"]
-    assert names[3] == ["0.png", "5.png", "8.png"]
-    assert names[8] == names[50] == [f"{number}.png" for number in (0, 1, 2, 3, 5, 6, 7, 8)]
+    found = {most: ValidationSet.from_folder(tmp_path, 4, BICUBIC, 0, most) for most in (1, 3, 8, 50)}
+    assert found[1].names == ["0"]
+    assert found[3].names == ["0", "5", "8"]
+    assert found[8].names == found[50].names == list("01235678")
+    assert {each.available for each in found.values()} == {8}
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def test_another_takes_the_place_of_one_that_turns_out_damaged(tmp_path: Path, scene: Scene, save: Save) -> None:
+    for number in range(9):
+        save(tmp_path / f"{number}.png", scene(number, 32, 32))
+    for number in (4, 5, 8):
+        cut_off(tmp_path / f"{number}.png")
+    found = ValidationSet.from_folder(tmp_path, 4, BICUBIC, 0, 3)
+    assert found.names == ["0", "3", "7"]
+    assert [Path(line.split(":")[0].split()[-1]).name for line in found.left_out] == ["4.png", "8.png"]
+    assert (len(found), found.available) == (3, 7), "nobody has looked into 5.png"
+    every = ValidationSet.from_folder(tmp_path, 4, BICUBIC, 0, 9)
+    assert every.names == list("012367")
+    assert (len(every.left_out), every.available) == (3, 6)
+    for number in range(9):
+        (tmp_path / f"{number}.png").write_bytes(save(tmp_path / "x/x.png", scene(1, 32, 32)).read_bytes()[:-1000])
+    with pytest.raises(UserError, match="no picture to validate with: "):
+        ValidationSet.from_folder(tmp_path, 4, BICUBIC, 0, 3)
+
+
+@pytest.mark.parametrize(
+    ("most", "chosen"),
+    [
+        (1, ["a-0-0"]),
+        (3, ["a-0-0", "c-0-0", "e-0-0"]),
+        (5, ["a-0-0", "b-0-0", "c-0-0", "d-0-0", "e-0-0"]),
+        (7, ["a-0-0", "b-0-0", "c-0-0", "d-0-0", "e-0-0", "a-0-3", "c-0-1"]),
+        (9, ["a-0-0", "b-0-0", "c-0-0", "d-0-0", "e-0-0", "a-0-1", "c-0-1", "a-0-2", "a-0-3"]),
+    ],
+)
+def test_crops_are_of_as_many_sources_as_there_are(tmp_path: Path, scene: Scene, most: int, chosen: list[str]) -> None:
+    crops = {"a": 4, "b": 1, "c": 2, "d": 1, "e": 1}
+    names = [f"{source}.jpg@0,{place}" for source, count in crops.items() for place in range(count)]
+    pictures = prepared(tmp_path, {f"{name}/hr": scene(0, 32, 32) for name in names})
+    found = ValidationSet.from_prepared(pictures, 4, BICUBIC, 0, most)
+    assert found.names == chosen
+    assert found.available == 9
 
 
 def test_random_degradations_are_fixed_by_seed_and_place(tmp_path: Path, scene: Scene, save: Save) -> None:
@@ -184,7 +228,7 @@ def test_a_prepared_set_as_it_is_and_made_small_anew(tmp_path: Path, scene: Scen
     }
     pictures = prepared(tmp_path, tensors)
     stored = ValidationSet.from_prepared(pictures, 4, "stored", 0, 10)
-    assert stored.names == ["sub_ä.png@0,0", "sub_ä.png@0,80"]
+    assert stored.names == ["sub_ä-0-0", "sub_ä-0-80"]
     assert stored.left_out == ("tiny: 16 x 16 pixels are too few for x4 with a border of 4",)
     for sample, hr, lr in zip(stored.measure(nearest())[2], (a, b), (scene(5, 16, 20), scene(7, 8, 8)), strict=True):
         np.testing.assert_array_equal(sample.reference, hr)
@@ -205,8 +249,25 @@ def test_a_prepared_set_without_what_is_needed(tmp_path: Path, scene: Scene) -> 
         ValidationSet.from_prepared(prepared(tmp_path, {"a/hr": scene(0, 32, 32)}), 4, "stored", 0, 10)
 
 
-def test_names_are_file_names_and_differ() -> None:
+def test_names_are_plain_words_and_differ() -> None:
     picture, small = np.zeros((32, 32, 3), np.uint8), np.zeros((8, 8, 3), np.uint8)
-    names = ["../a", "a/b", "a:b", "A_b", "", ".hidden"]
-    found = ValidationSet([(name, picture, small) for name in names], 4).names
-    assert found == ["_a", "a_b", "a_b-2", "A_b-3", "_", "hidden"]
+    expected = {
+        "153077.jpg@0,0": "153077-0-0",
+        "153077.jpg@65,0": "153077-65-0",
+        "153077-65-0.png": "153077-65-0-2",
+        "../a": "_a",
+        "a/b": "a_b",
+        "a:b": "a_b-2",
+        "A_b": "A_b-3",
+        "": "_",
+        ".hidden": "hidden",
+        "-rf": "rf",
+        "v1.5 (2).TIFF": "v1.5_2_",
+        "v1.5": "v1.5",
+        "me@home.png": "me_home",
+        "icon@2x.png@0,64": "icon_2x-0-64",
+        ".png": "_-2",
+    }
+    found = ValidationSet([(name, picture, small) for name in expected], 4).names
+    assert found == list(expected.values())
+    assert all(shlex.quote(name) == name for name in found)

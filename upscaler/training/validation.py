@@ -58,19 +58,27 @@ class ValidationSet:
             (H / scale, W / scale, 3), all uint8. The names become words that can be names of files, no two alike.
         scale: HR pixels per LR pixel, and the border that does not count in PSNR, SSIM and NIQE.
         left_out: a line about each picture that could not be used.
+        available: how many usable pictures there were to choose these from; None is no others.
 
     Raises:
         UserError: no pictures.
     """
 
-    def __init__(self, cases: Iterable[tuple[str, Picture, Picture]], scale: int, left_out: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        cases: Iterable[tuple[str, Picture, Picture]],
+        scale: int,
+        left_out: Sequence[str] = (),
+        available: int | None = None,
+    ) -> None:
         cases = list(cases)
         if not cases:
             reason = f": {left_out[0]}" if left_out else ""
             raise UserError(f"there is no picture to validate with{reason}")
-        names = _file_names([name for name, _, _ in cases])
+        names = _plain_names([name for name, _, _ in cases])
         self.scale = scale
         self.left_out = tuple(left_out)
+        self.available = len(cases) if available is None else available
         self._cases = [
             _Case(name, hr, lr, bool((hr == hr[..., :1]).all())) for name, (_, hr, lr) in zip(names, cases, strict=True)
         ]
@@ -89,7 +97,9 @@ class ValidationSet:
     def from_prepared(
         cls, pictures: Pictures, scale: int, degrade: Degrade | Kept, seed: int, most: int
     ) -> ValidationSet:
-        """Pictures of a prepared set, evenly spread over it; they stay in its files until they are looked at.
+        """Pictures of a prepared set, evenly spread over what they were cut from, and only then several of one source.
+
+        They stay in its files until they are looked at.
 
         Args:
             pictures: of the set, usually those of its ``validation`` split.
@@ -104,27 +114,30 @@ class ValidationSet:
         if degrade == "stored" and pictures.scale != scale:
             there = f"those of scale {pictures.scale}" if pictures.scale else "none"
             raise UserError(f"validation needs stored LR pictures of scale {scale}, and the set holds {there}")
-        usable, left_out = [], []
+        sources: dict[str, list[int]] = {}
+        left_out = []
         for index, (height, width) in enumerate(pictures.sizes.tolist()):
+            name = pictures.names[index]
             if reason := _too_small(height, width, scale):
-                left_out.append(f"{pictures.names[index]}: {reason}")
+                left_out.append(f"{name}: {reason}")
             else:
-                usable.append(index)
+                sources.setdefault(_parts(name)[0], []).append(index)
         cases = []
-        for index in _spread(usable, most):
+        for index in _spread_over(list(sources.values()), most):
             hr = _multiple(pictures.hr(index), scale)
             if degrade == "stored":
                 lr = pictures.lr(index)[: hr.shape[0] // scale, : hr.shape[1] // scale]
             else:
                 lr = _made_small(hr, scale, degrade, seed, index)
             cases.append((pictures.names[index], hr, lr))
-        return cls(cases, scale, left_out)
+        return cls(cases, scale, left_out, sum(map(len, sources.values())))
 
     @classmethod
     def from_folder(cls, folder: Path, scale: int, degrade: Degrade, seed: int, most: int) -> ValidationSet:
         """Pictures of a folder, evenly spread over them in the order of their names; they are kept in memory.
 
-        What cannot be read, is too small or has transparent pixels is left out; see ``left_out``.
+        What cannot be read, is too small or has transparent pixels is left out, and another takes its place; see
+        ``left_out``. Damage behind the header is found in those that would be taken, because only they are read.
 
         Args:
             folder: of pictures of any format; grey ones are taken as RGB.
@@ -155,15 +168,20 @@ class ValidationSet:
                 left_out.append(f"{path}: {reason}")
             else:
                 usable.append((index, picture))
-        cases = []
-        for index, picture in _spread(usable, most):
+        chosen, damaged, cases = _spread(usable, most), 0, []
+        spare = [each for each in usable if each not in chosen]
+        while chosen:
+            index, picture = chosen.pop(0)
             try:
                 hr = _multiple(_opaque(picture.read().pixels, picture.path), scale)
             except UserError as error:
                 left_out.append(str(error))
+                damaged += 1
+                if spare:
+                    chosen.insert(0, spare.pop(_nearest(index, [other for other, _ in spare])))
                 continue
             cases.append((picture.path.name, hr, _made_small(hr, scale, degrade, seed, index)))
-        return cls(cases, scale, left_out)
+        return cls(cases, scale, left_out, len(usable) - damaged)
 
     def measure(self, upscaler: Upscaler) -> tuple[Scores, Scores, list[Sample]]:
         """Upscale every picture and compare it with its HR picture.
@@ -202,6 +220,22 @@ def _spread(items: Sequence[Item], most: int) -> list[Item]:
     """At most that many of them, evenly spread."""
     places = np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)
     return [items[place] for place in places]
+
+
+def _spread_over(groups: Sequence[Sequence[Item]], most: int) -> list[Item]:
+    """At most that many, equally many of each group as far as they go; one of each comes before the second of any."""
+    counts = [0] * len(groups)
+    while left := min(most, sum(map(len, groups))) - sum(counts):
+        open_ones = [number for number, group in enumerate(groups) if counts[number] < len(group)]
+        for number in _spread(open_ones, left):
+            counts[number] += 1
+    chosen = [_spread(group, count) for group, count in zip(groups, counts, strict=True)]
+    return [group[place] for place in range(max(counts, default=0)) for group in chosen if place < len(group)]
+
+
+def _nearest(place: int, places: Sequence[int]) -> int:
+    """Which of the places is nearest."""
+    return min(range(len(places)), key=lambda number: abs(places[number] - place))
 
 
 def _made_small(hr: Picture, scale: int, degrade: Degrade, seed: int, index: int) -> Picture:
@@ -243,12 +277,23 @@ def _crop(hr: Picture, scale: int) -> tuple[slice, slice]:
     return slice(top, top + height), slice(left, left + width)
 
 
-def _file_names(names: Sequence[str]) -> list[str]:
-    """Letters, digits and ``._,@-`` only, and no two alike even where case does not count."""
+def _parts(name: str) -> tuple[str, str]:
+    """The source of a crop and its place there, as ``SOURCE@TOP,LEFT``; anything else is a source as a whole."""
+    crop = re.fullmatch(r"(.*)@(\d+,\d+)", name, re.DOTALL)
+    return (crop[1], crop[2]) if crop else (name, "")
+
+
+def _plain_names(names: Sequence[str]) -> list[str]:
+    """Letters, digits and ``._-`` only, without what makes them look like files; no two alike where case is one."""
     taken: set[str] = set()
     result = []
     for name in names:
-        plain = re.sub(r"[^\w.,@-]+", "_", name).lstrip(".") or "_"
+        source, place = _parts(name)
+        stem, dot, suffix = source.rpartition(".")
+        source = stem if f"{dot}{suffix.lower()}" in SUFFIXES else source
+        plain = re.sub(r"[^\w.-]+", "_", source).strip(".-") or "_"
+        if place:
+            plain += "-" + place.replace(",", "-")
         number, unique = 2, plain
         while unique.lower() in taken:
             number, unique = number + 1, f"{plain}-{number}"
