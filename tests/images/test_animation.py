@@ -35,6 +35,19 @@ def test_pictures_follow_each_other_enlarged_and_labelled() -> None:
         assert frame[:-120].max() > 150, "a label"
 
 
+@pytest.mark.parametrize(("count", "each"), [(2, 700), (6, 700), (10, 500), (30, 155), (50, 120)])
+def test_there_is_time_to_see_every_frame(count: int, each: int) -> None:
+    durations = [d for _, d in frames_of(animation([(str(n), plain(5 * n, 16, 16)) for n in range(count)]))]
+    assert durations == [each] * (count - 1) + [2000]
+    if count >= 5:
+        assert 4000 <= sum(durations) <= 8000
+
+
+def test_one_frame_is_a_picture() -> None:
+    with Image.open(BytesIO(animation([("a", plain(10))]))) as image:
+        assert image.format == "WEBP"
+
+
 def test_a_label_that_is_wider_than_its_picture_widens_all_frames_alike() -> None:
     frames = frames_of(animation([("x", plain(10, 20, 20)), ("a label of some length", plain(90, 20, 20))]))
     assert frames[0][0].shape == frames[1][0].shape

@@ -24,6 +24,8 @@ _LARGEST_SIDE = 2000
 _DETAIL = 1000
 _LEGEND_HEIGHT = 120
 _HELD = 2000
+_MOVING, _SHORTEST, _LONGEST = 4500, 120, 700
+"""Milliseconds: of all frames but the last one, and of each."""
 _HEAT_PATH = (
     (0, 0, 0),
     (40, 20, 140),
@@ -108,13 +110,13 @@ def crops_sheet(rows: Sequence[Sequence[tuple[str, Picture]]]) -> Picture:
     return _side_by_side([_stack([_labelled(crop, label, font) for label, crop in column]) for column in columns])
 
 
-def animation(frames: Sequence[tuple[str, Picture]], *, enlarge: int = 1, milliseconds: int = 150) -> bytes:
+def animation(frames: Sequence[tuple[str, Picture]], *, enlarge: int = 1, milliseconds: int | None = None) -> bytes:
     """Pictures one after the other, each under its label, over and over; the last one stays for two seconds.
 
     Args:
         frames: (label, (H, W, 3)) each, all of one size.
         enlarge: how often each pixel is repeated along each axis.
-        milliseconds: for each picture but the last.
+        milliseconds: for each picture but the last; None is what makes some seconds of them all, from 120 to 700.
 
     Returns:
         An animated WebP file.
@@ -131,7 +133,10 @@ def animation(frames: Sequence[tuple[str, Picture]], *, enlarge: int = 1, millis
     width = max(frame.shape[1] for frame in drawn)
     images = [Image.fromarray(_stack([frame, np.empty((0, width, 3), np.uint8)])) for frame in drawn]
     data = BytesIO()
-    durations = [milliseconds] * (len(images) - 1) + [_HELD]
+    others = len(images) - 1
+    if milliseconds is None:
+        milliseconds = min(max(_MOVING // max(others, 1), _SHORTEST), _LONGEST)
+    durations = [milliseconds] * others + [_HELD]
     images[0].save(
         data, "webp", save_all=True, append_images=images[1:], duration=durations, loop=0, quality=90, method=2
     )
