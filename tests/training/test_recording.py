@@ -398,6 +398,12 @@ def test_time_is_that_of_all_sessions(folder: RunFolder, monkeypatch: pytest.Mon
     assert (history.seconds, history.sessions, history.steps) == (11, 2, 100)
 
 
+def test_a_session_that_found_all_done_does_not_count(folder: RunFolder) -> None:
+    record(folder, Started(folder.path, 0, 100, {}), reading(100))
+    record(folder, Started(folder.path, 100, 100, {}), resumed_at=100)
+    assert History.read(folder.metrics).sessions == 1
+
+
 def test_no_thread_is_left_and_none_is_needed(folder: RunFolder) -> None:
     before = threading.active_count()
     with closing(Recorder(folder, resumed_at=None)) as recorder:

@@ -142,8 +142,8 @@ def test_a_long_animation_is_thinned_out_evenly(folder: RunFolder) -> None:
     record(folder, *(validated("main", step, 27.0, best=False) for step in range(10, 701, 10)))
     report(folder)
     with Image.open(folder.path / "report" / "animation.webp") as film:
-        assert getattr(film, "n_frames", 1) == 60
-        film.seek(59)
+        assert getattr(film, "n_frames", 1) == 50
+        film.seek(49)
         assert np.asarray(film.convert("RGB"))[-EDGE:, : 2 * EDGE].mean() == pytest.approx(70, abs=2)
 
 
@@ -156,6 +156,32 @@ def test_samples_that_a_rollback_has_undone_are_not_shown(folder: RunFolder) -> 
     sheet = open_picture(folder.path / "report" / "samples.png").read().pixels
     assert not (sheet == 20).all(axis=2).any()
     assert (sheet == 10).all(axis=2).any()
+
+
+def test_a_run_that_begins_with_given_weights_is_shown_from_there(folder: RunFolder) -> None:
+    started = Started(folder.path, 6000, 8000, {})
+    readings = [Reading("gan", step, {"loss/pixel": 0.5}) for step in range(6100, 7001, 100)]
+    record(folder, started, *readings)
+    with closing(Recorder(folder, resumed_at=7000)) as recorder:
+        recorder.record(replace(started, step=7000))
+    assert "| stage gan | steps 6,000 to 7,000 |" in report(folder)
+    (axes,) = axes_of(draw([panel(a=[1.0, 2.0])], History.read(folder.metrics)))
+    assert axes.get_xlim() == (6000, 7015)
+
+
+def test_it_says_of_how_many_pictures_the_scores_are(folder: RunFolder) -> None:
+    record(folder, validated("main", 100, 27.0, True))
+    text = write_report(folder, "complete", (5, 45)).read_text()
+    assert "| mean over 5 of 45 pictures | bicubic |" in text
+
+
+def test_learning_rates_that_fade_out_keep_their_range_in_view() -> None:
+    rates = [1e-4 * (1 + np.cos(np.pi * step / 100)) / 2 + 1e-9 for step in range(101)]
+    history = History(readings=[Reading("main", step, {"rate/generator": rate}) for step, rate in enumerate(rates)])
+    (topic,) = [topic for topic in plots._topics(history) if topic.file == "rates"]
+    (axes,) = axes_of(draw(topic.panels, history))
+    assert axes.get_yscale() == "linear"
+    assert axes.get_ylim() == pytest.approx((0, 1.06e-4), rel=0.01)
 
 
 def test_a_run_of_which_there_is_nothing(folder: RunFolder) -> None:

@@ -105,9 +105,9 @@ def draw(panels: Sequence[Panel], history: History) -> Figure:
     last = max([event.step for event in events], default=1)
     handles: dict[str, Any] = {}
     for axes, panel in zip(grid, panels, strict=False):
-        _frame(axes, panel.title, last)
+        _frame(axes, panel.title, history.begun, last)
         if panel.stacked:
-            _draw_stack(axes, panel.lines)
+            _draw_stack(axes, panel.lines, history.begun)
         else:
             _draw_lines(axes, panel, stage_borders(history) if panel.smooth else None, handles)
         _mark(axes, history, handles)
@@ -120,9 +120,9 @@ def draw(panels: Sequence[Panel], history: History) -> Figure:
     return figure
 
 
-def _frame(axes: Axes, title: str, last: int) -> None:
+def _frame(axes: Axes, title: str, first: int, last: int) -> None:
     axes.set_title(title, loc="left", fontsize=10.5, color=_INK, pad=16)
-    axes.set_xlim(0, 1.015 * last)
+    axes.set_xlim(first, last + 0.015 * max(last - first, 1))
     axes.grid(axis="y", color=_GRID, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -169,11 +169,11 @@ def _draw_lines(axes: Axes, panel: Panel, borders: Steps | None, handles: dict[s
     _label_ends(axes, ends)
 
 
-def _draw_stack(axes: Axes, lines: Sequence[Line]) -> None:
+def _draw_stack(axes: Axes, lines: Sequence[Line], begun: int) -> None:
     colours = [_colour(line.label, number) for number, line in enumerate(lines)]
     steps = lines[0].steps
     if len(steps) == 1:  # an area needs a width
-        steps = np.array([0, *steps])
+        steps = np.array([begun, *steps])
     shares = np.array([np.resize(line.values, len(steps)) for line in lines])
     axes.stackplot(steps, shares, colors=colours, alpha=0.8, linewidth=0)
     axes.set_ylim(0, 100)

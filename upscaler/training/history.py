@@ -108,10 +108,11 @@ class History:
         validations: in the order of steps, without pixels.
         alarms, rollbacks: in the order in which they came.
         parameters: how many numbers each network has.
+        begun: steps that counted as done at first, as those of a stage that weights of another run stand for.
         step: the last one that was told of.
         steps: that were planned, 0 if that is not known.
         seconds: spent in all sessions.
-        sessions: how often the run was started.
+        sessions: how often the run was started with steps left to make.
     """
 
     readings: list[Reading] = field(default_factory=list)
@@ -119,6 +120,7 @@ class History:
     alarms: list[Alarm] = field(default_factory=list)
     rollbacks: list[RolledBack] = field(default_factory=list)
     parameters: Mapping[str, int] = field(default_factory=dict)
+    begun: int = 0
     step: int = 0
     steps: int = 0
     seconds: float = 0.0
@@ -141,7 +143,10 @@ class History:
             match entry["kind"]:
                 case "started":
                     history.parameters, history.steps = entry["parameters"], int(entry["steps"])
-                    history.sessions += 1
+                    if before is None:
+                        history.begun = step
+                    # One that found all steps done already has only looked.
+                    history.sessions += not history.sessions or step < history.steps
                     before = time
                 case "reading":
                     # What comes later counts: a resumed run may repeat the step that it begins with.
@@ -170,7 +175,7 @@ class History:
         events: list[Reading | Validated] = [*self.readings, *self.validations]
         for event in sorted(events, key=lambda event: event.step):
             steps.setdefault(event.stage, []).append(event.step)
-        result, end = {}, 0
+        result, end = {}, self.begun
         for stage, told in steps.items():
             result[stage] = (end, told[-1])
             end = told[-1]

@@ -105,7 +105,8 @@ def _topics(history: History) -> list[_Topic]:
             "Learning rates and noise",
             "As the schedules set them.",
             [
-                *_panel(history, "Learning rate", history.names("rate"), smooth=False),
+                # Schedules end near zero, where a logarithmic axis would show little else.
+                *_panel(history, "Learning rate", history.names("rate"), zero=True, smooth=False),
                 *_panel(history, "Instance noise, levels of 255", ["noise/instance"], zero=True, smooth=False),
             ],
         ),

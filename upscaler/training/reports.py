@@ -18,7 +18,7 @@ from upscaler.training.readings import Alarm, Validated
 from upscaler.training.recording import sample_steps
 from upscaler.training.runs import RunFolder
 
-_MOST_FRAMES = 60
+_MOST_FRAMES = 50
 _WHY = {
     "complete": "It is complete.",
     "time": "It stopped because its time was over.",
@@ -35,7 +35,7 @@ _ROWS = (
 )
 
 
-def write_report(folder: RunFolder, why: str) -> Path:
+def write_report(folder: RunFolder, why: str, pictures: tuple[int, int] | None = None) -> Path:
     """Write ``report.md``, and its pictures into ``report/``, from what lies in the folder of a run.
 
     ``metrics.jsonl``, ``config.toml`` and the samples are all that it takes; what is missing is left out.
@@ -43,6 +43,7 @@ def write_report(folder: RunFolder, why: str) -> Path:
     Args:
         folder: of the run, which may have been killed.
         why: it ended: ``complete``, ``time``, ``signal``, ``alarm`` or any sentence.
+        pictures: how many it was validated on, and of how many; None where that is not known.
 
     Returns:
         The path of ``report.md``.
@@ -51,13 +52,13 @@ def write_report(folder: RunFolder, why: str) -> Path:
         UserError: something cannot be read or written.
     """
     history = History.read(folder.metrics)
-    pictures = folder.report.with_suffix("")
+    drawn = folder.report.with_suffix("")
     parts = [
         _summary(folder, history, why),
-        _scores(history),
+        _scores(history, pictures),
         _alarms(history),
-        _samples(folder, history, pictures),
-        *(_plot(plot, folder) for plot in write_plots(history, pictures)),
+        _samples(folder, history, drawn),
+        *(_plot(plot, folder) for plot in write_plots(history, drawn)),
         _configuration(folder),
     ]
     with whole_file(folder.report) as file:
@@ -85,16 +86,17 @@ def _summary(folder: RunFolder, history: History, why: str) -> str:
     return "\n".join(lines) + ("\n" + _table(("", ""), rows, right=False) if rows else "")
 
 
-def _scores(history: History) -> str:
+def _scores(history: History, pictures: tuple[int, int] | None) -> str:
     if not history.validations:
         return "## Scores\n\nThere was no validation.\n"
     parts = ["## Scores\n"]
+    of = f"{pictures[0]:,} of {pictures[1]:,}" if pictures else "the"
     for stage in dict.fromkeys(each.stage for each in history.validations):
         told = [each for each in history.validations if each.stage == stage]
         columns = [("bicubic", told[-1].bicubic), *((label, each.scores) for label, each in _landmarks(told))]
         rows = [(title, *(_number(scores, name, digits) for _, scores in columns)) for title, name, digits in _ROWS]
         parts.append(f"### Stage {stage}\n")
-        parts.append(_table(("mean over the pictures", *(label for label, _ in columns)), rows, right=True))
+        parts.append(_table((f"mean over {of} pictures", *(label for label, _ in columns)), rows, right=True))
     parts.append("PSNR and SSIM are better where they are higher, NIQE and colour drift where they are lower.\n")
     return "\n".join(parts)
 
