@@ -44,3 +44,20 @@ def explained(path: Path) -> Iterator[None]:
     except OSError as error:
         advice = "; make room or choose another place" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         raise UserError(f"cannot write {path}: {error.strerror or error}{advice}") from error
+
+
+def check_place(path: Path) -> None:
+    """Refuse a file that could not be written, before the work that makes it; missing folders can be made.
+
+    Raises:
+        UserError: it is a folder or something else that is no file, or it would lie in a place without rights.
+    """
+    if path.exists() and not path.is_file():
+        raise UserError(f"cannot write {path}: it is {'a folder' if path.is_dir() else 'no regular file'}")
+    folder = path.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise UserError(f"cannot write {path}: {folder} is not a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write {path}: the folder {folder} is write-protected; choose another")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from upscaler.cli.labels import labelled
 from upscaler.images.files import Metadata, Picture, open_picture, write_picture
 from upscaler.images.metrics import luma, psnr
 from upscaler.images.resize import resize
@@ -50,9 +52,12 @@ def lines(text: str) -> list[list[str]]:
 def test_bicubic_alone(srup: Any, references: dict[str, Any]) -> None:
     outcome = srup("evaluate", "--references", "hr")
     assert (outcome.code, outcome.err) == (0, "")
-    title, headings, _, row = lines(outcome.out)
+    title, *headings, _, row = lines(outcome.out)
     assert " ".join(title) == "hr: mean of 2 pictures, x4, border 4"
-    assert headings == ["PSNR-Y", "SSIM-Y", "PSNR-RGB", "SSIM-RGB", "NIQE", "drift", "drift-LR", "s", "MB"]
+    assert headings == [
+        ["PSNR", "SSIM", "PSNR", "SSIM", "drift"],
+        ["method", "Y", "Y", "RGB", "RGB", "NIQE", "drift", "LR", "s", "MB"],
+    ]
     made = [psnr(luma(resize(resize(p, 49, 26), 196, 104)), luma(p), 4) for p in references.values()]
     assert row[:2] == ["bicubic", f"{np.mean(made):.2f}"]
     assert row[5] == "-"
@@ -65,11 +70,15 @@ def test_models_and_pictures_in_one_table(srup: Any, nearest: Path) -> None:
     outcome = srup("evaluate", "hr", "--pictures", "mine=hr", "--references", "hr", "-m", "own.safetensors", "--each")
     assert outcome.code == 0
     rows = lines(outcome.out)
-    assert [row[0] for row in rows if row[0][0].isalpha()] == [
-        *("a.png", "PSNR-Y", "bicubic", "own.safetensors", "hr", "mine"),
-        *("b.png", "PSNR-Y", "bicubic", "own.safetensors", "hr", "mine"),
-        *("hr:", "PSNR-Y", "bicubic", "own.safetensors", "hr", "mine"),
+    assert " ".join(rows[0]) == "hr: 2 pictures, x4, border 4"
+    assert rows[2][:3] == ["picture", "method", "Y"]
+    assert [row[:2] for row in rows[4:12]] == [
+        [picture, method] for picture in ("a.png", "b.png") for method in ("bicubic", "own", "hr", "mine")
     ]
+    assert [row[0] for row in rows[12:] if row[0][0].isalpha()] == [
+        *("hr:", "PSNR", "method", "bicubic", "own", "hr", "mine")
+    ]
+    assert max(map(len, outcome.out.splitlines())) <= 80
     assert rows[-1][1:5] == ["∞", "1.0000", "∞", "1.0000"]
     assert rows[-1][6] == "0.00"
     assert rows[-1][-2:] == ["-", "-"]
@@ -82,7 +91,7 @@ def test_every_form_of_file(srup: Any, nearest: Path) -> None:
         "-o", "scores.md", "-o", "scores.csv", "-o", "scores.JSON", "--sheet", "crops.png",
     )  # fmt: skip
     assert (outcome.code, outcome.err) == (0, "")
-    methods = ["bicubic", str(nearest), "a|b"]
+    methods = ["bicubic", "nearest", "a|b"]
 
     markdown = Path("scores.md").read_text()
     assert markdown.startswith("hr: mean of 2 pictures, x4, border 4\n\n| method | PSNR-Y |")
@@ -98,6 +107,7 @@ def test_every_form_of_file(srup: Any, nearest: Path) -> None:
 
     scores = json.loads(Path("scores.JSON").read_text())
     assert (scores["references"], scores["scale"], scores["border"]) == ("hr", 4, 4)
+    assert scores["models"] == {"nearest": str(nearest)}
     assert [row["method"] for row in scores["means"]] == methods
     assert len(scores["pictures"]) == 6
     assert scores["means"][2]["psnr_y"] is None
@@ -206,6 +216,49 @@ def test_a_blend_is_named_with_its_alpha(srup: Any) -> None:
     write("hr/a.png", smooth(40, 40))
     outcome = srup("evaluate", "-m", "photo", "--alpha", "0.5", "--references", "hr", "--json")
     assert json.loads(outcome.out.splitlines()[-1])["method"] == "photo, alpha 0.5"
+    outcome = srup("evaluate", "-m", "half=photo", "--alpha", "0.5", "--references", "hr", "--json")
+    assert json.loads(outcome.out.splitlines()[-1])["method"] == "half, alpha 0.5"
+
+
+@pytest.mark.parametrize(
+    ("models", "labels"),
+    [
+        (["one/weights/best.safetensors"], ["best"]),
+        (["one/weights/best.safetensors", "k=3/weights/best.safetensors"], ["one/best", "k=3/best"]),
+        (["one/weights/best.safetensors", "one/weights/last.safetensors"], ["best", "last"]),
+        (["one/weights/best.safetensors", "one/best.safetensors"], ["weights/best", "one/best"]),
+        (["best.safetensors", "best.pth"], ["best.safetensors", "best.pth"]),
+        (["mine=one/weights/best.safetensors", "k=3/weights/best.safetensors"], ["mine", "best"]),
+        (["photo", "hf:some/where/a=b.pth", "none=1/x.pth"], ["photo", "hf:some/where/a=b.pth", "none"]),
+        (["a=b=c", "photo-psnr=photo"], ["a", "photo-psnr"]),
+    ],
+)  # fmt: skip
+def test_models_have_short_names(models: list[str], labels: list[str]) -> None:
+    for name in ("one/weights/best", "one/weights/last", "k=3/weights/best", "one/best", "best"):
+        for path in (Path(f"{name}.safetensors"), Path(f"{name}.pth")):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    assert list(labelled([], models)[1]) == labels
+
+
+@pytest.mark.usefixtures("references")
+def test_a_picture_that_makes_a_mean_infinite_is_named(srup: Any) -> None:
+    write("hr/flat.png", np.full((196, 104, 3), 80, np.uint8))
+    outcome = srup("evaluate", "hr", "--references", "hr")
+    assert (outcome.code, outcome.err) == (0, "the PSNR-Y of flat.png is infinite, and so is the mean of bicubic\n")
+
+
+@pytest.mark.usefixtures("references")
+@pytest.mark.parametrize(("option", "name"), [("-o", "scores.md"), ("-o", "scores.json"), ("--sheet", "crops.png")])
+def test_where_nothing_can_be_written_nothing_is_measured(
+    srup: Any, monkeypatch: pytest.MonkeyPatch, option: str, name: str
+) -> None:
+    assert srup("evaluate", "--references", "hr", option, f"new/{name}").code == 0
+    assert Path("new", name).exists()
+    monkeypatch.setattr(os, "access", lambda _, mode: not mode & os.W_OK)
+    outcome = srup("evaluate", "--references", "hr", option, name)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err == f"error: cannot write {name}: the folder . is write-protected; choose another\n"
 
 
 @pytest.mark.usefixtures("references")
@@ -221,7 +274,9 @@ def test_a_blend_is_named_with_its_alpha(srup: Any) -> None:
         (("-m", "none", "--references", "hr"), 1, "none"),
         (("-m", "ultrasharp", "--alpha", "0.5", "--references", "hr"), 1, "no known PSNR-oriented pair"),
         (("--references", "hr", "-o", "scores.txt"), 2, "must end in .md, .csv, .json"),
-        (("--references", "hr", "-o", "none/scores.md"), 1, "its folder does not exist"),
+        (("--references", "hr", "-o", "hr/a.png/scores.md"), 1, "a.png is not a folder"),
+        (("x=hr", "-m", "x=photo", "--references", "hr"), 2, "'x' would name two rows"),
+        (("-m", "mine=none", "--references", "hr"), 1, "none"),
         (("--references", "hr", "--sheet", "sheet.xyz"), 1, "sheet.xyz"),
         (("--references", "hr", "--sheet", "hr/sheet.png"), 1, "among the pictures to measure"),
         (("x=sr", "--references", "hr", "--sheet", "sr/a.png"), 1, "among the pictures to measure"),

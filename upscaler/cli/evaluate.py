@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from upscaler.cli.console import Console, Progress
+from upscaler.cli.labels import labelled
 from upscaler.cli.options import Alpha, Debug, Device, Json, Memory, Numbers, Overwrite, Precision
 from upscaler.cli.sheets import check_free
 from upscaler.errors import UserError
@@ -33,7 +35,12 @@ def evaluate(
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option("-m", "--model", metavar="NAME|FILE|hf:REPO/FILE", help="A model to measure; may be repeated."),
+        typer.Option(
+            "-m",
+            "--model",
+            metavar="[LABEL=]NAME|FILE|hf:REPO/FILE",
+            help="A model to measure; may be repeated.",
+        ),
     ] = None,
     pictures: Annotated[
         list[str] | None,
@@ -83,9 +90,11 @@ def evaluate(
 ) -> None:
     """Measure models, or given pictures, against reference pictures."""
     console = Console(json=json)
-    results = _labelled([*(folders or ()), *(pictures or ())], model or [])
+    results, named = labelled([*(folders or ()), *(pictures or ())], model or [], "bicubic")
+    if alpha is not None:
+        named = {f"{label}, alpha {alpha:g}": name for label, name in named.items()}
 
-    from upscaler.cli.scores import Report, entry, table, write
+    from upscaler.cli.scores import Report, each_table, entry, mean_table, write
     from upscaler.images.partners import Failed, find_cases
     from upscaler.model.evaluation import Started
     from upscaler.model.evaluation import evaluate as measured
@@ -94,7 +103,7 @@ def evaluate(
         _check_output(path)
         check_free(path, overwrite=overwrite)
     display = _Display(console)
-    models = _load(console, display, model or [], alpha, device, precision, memory)
+    models = _load(console, display, named, alpha, device, precision, memory)
     scale = scale or _common_scale(models)
     border = scale if border is None else border
 
@@ -109,7 +118,7 @@ def evaluate(
     for failure in cases.failures:
         console.error(failure.message, input=failure.reference)
     failed = len(cases.failures)
-    report = Report(references.resolve().name, scale, border)
+    report = Report(references.resolve().name, scale, border, named)
     rows: list[list[tuple[str, Any]]] = []
     with console.progress("evaluating", len(cases.cases), unit="pictures") as progress:
         display.progress = progress
@@ -132,9 +141,11 @@ def evaluate(
     for method, scores in report.means.items():
         console.event("mean", method=method, pictures=len(report.pictures), **entry(scores))
     if report.pictures:
-        for name, by_method in report.pictures.items() if each else ():
-            console.result(table(name, by_method))
-        console.result(table(report.title, report.means))
+        if each:
+            console.result(each_table(report))
+        console.result(mean_table(report))
+        for name, methods in report.infinite.items():
+            console.notice(f"the PSNR-Y of {name} is infinite, and so is the mean of {methods}")
         for path in output or ():
             write(path, report)
             console.result(f"scores: {path}")
@@ -180,25 +191,10 @@ class _Display:
             self.progress.update(self._ended + part, self._picture or None)
 
 
-def _labelled(folders: list[str], models: list[str]) -> dict[str, Path]:
-    """Folders by the names of their rows. A folder whose own name has a = in it needs no label."""
-    results: dict[str, Path] = {}
-    names = ["bicubic", *models]
-    for text in folders:
-        label, separator, folder = text.partition("=")
-        if not (label and separator) or Path(text).is_dir():
-            label, folder = Path(text).resolve().name, text
-        names.append(label)
-        results[label] = Path(folder)
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise typer.BadParameter(f"{twice[0]!r} would name two rows; give folders a label, as in --pictures mine=DIR")
-    return results
-
-
 def _load(
     console: Console,
     display: _Display,
-    names: list[str],
+    named: Mapping[str, str],
     alpha: float | None,
     device: str,
     precision: Numbers,
@@ -209,14 +205,14 @@ def _load(
     from upscaler.model.weights import build_network
 
     return {
-        name if alpha is None else f"{name}, alpha {alpha:g}": Upscaler(
+        label: Upscaler(
             build_network(load_model(console, name, alpha)),
             device=device,
             precision=precision.value,
             memory=memory,
             notify=display.engine,
         )
-        for name in names
+        for label, name in named.items()
     }
 
 
@@ -230,11 +226,11 @@ def _common_scale(models: dict[str, Upscaler]) -> int:
 def _check_output(path: Path) -> None:
     """Refuse a file of scores that could not be written, before any work."""
     from upscaler.cli.scores import FORMS
+    from upscaler.saving import check_place
 
     if path.suffix.lower() not in FORMS:
         raise typer.BadParameter(f"{path} is no file of scores; its name must end in {', '.join(FORMS)}")
-    if path.is_dir() or not path.resolve().parent.is_dir():
-        raise UserError(f"cannot write {path}: {'it is a folder' if path.is_dir() else 'its folder does not exist'}")
+    check_place(path)
 
 
 def _check_sheet(path: Path, cases: list[Case], folders: list[Path]) -> None:
@@ -264,4 +260,5 @@ def _write_sheet(path: Path, rows: list[list[tuple[str, Any]]]) -> None:
     from upscaler.images.files import Metadata, Picture, write_picture
     from upscaler.images.sheets import crops_sheet
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_picture(path, Picture(crops_sheet(rows), Metadata()))

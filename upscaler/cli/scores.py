@@ -34,24 +34,46 @@ _MEAN = "mean"
 
 @dataclass
 class Report:
-    """What was measured so far: for each picture the scores of each method, in order."""
+    """What was measured so far: for each picture the scores of each method, in order.
+
+    Args:
+        name: of the references.
+        scale, border: of the protocol.
+        models: what the rows that are models were loaded from.
+    """
 
     name: str
     scale: int
     border: int
+    models: Mapping[str, str] = field(default_factory=dict)
     pictures: dict[str, Mapping[str, Scores]] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
         """What was measured and how, in one line."""
+        return f"{self.name}: mean of {self.how}"
+
+    @property
+    def how(self) -> str:
+        """How many pictures were measured, and how."""
         count = "1 picture" if len(self.pictures) == 1 else f"{len(self.pictures)} pictures"
-        return f"{self.name}: mean of {count}, x{self.scale}, border {self.border}"
+        return f"{count}, x{self.scale}, border {self.border}"
 
     @property
     def means(self) -> dict[str, Scores]:
         """Each method's average over all pictures."""
         methods = next(iter(self.pictures.values()), {})
         return {method: average([scores[method] for scores in self.pictures.values()]) for method in methods}
+
+    @property
+    def infinite(self) -> dict[str, str]:
+        """The pictures that alone make means infinite, with the methods they do it to: others are finite there."""
+        found: dict[str, list[str]] = {}
+        for method in self.means:
+            equal = [name for name, scores in self.pictures.items() if not isfinite(scores[method].psnr_y)]
+            for name in equal if len(equal) < len(self.pictures) else ():
+                found.setdefault(name, []).append(method)
+        return {name: ", ".join(methods) for name, methods in found.items()}
 
     @property
     def rows(self) -> list[tuple[str, str, Scores]]:
@@ -64,18 +86,32 @@ def entry(scores: Scores) -> dict[str, Any]:
     return {name: _plain(value) for name, value in asdict(scores).items()}
 
 
-def table(title: str, methods: Mapping[str, Scores]) -> Table:
+def mean_table(report: Report) -> Table:
     """A row for each method, for a terminal of 80 columns."""
+    return _table(report.title, ["method"], [([method], scores) for method, scores in report.means.items()])
+
+
+def each_table(report: Report) -> Table:
+    """A row for each picture and method, for a terminal of 80 columns."""
+    rows = [([picture, method], scores) for picture, method, scores in report.rows]
+    return _table(f"{report.name}: {report.how}", ["picture", "method"], rows)
+
+
+def _table(title: str, names: Sequence[str], rows: Iterable[tuple[Sequence[str], Scores]]) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     drawn = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
-    drawn.add_column("", overflow="fold")
+    for heading in names:
+        drawn.add_column(f"\n{heading}", overflow="fold")
     for heading in _HEADINGS:
-        drawn.add_column(heading, justify="right", no_wrap=True)
-    for method, scores in methods.items():
-        drawn.add_row(Text(method), *_cells(scores))
+        # Two lines, so that numbers leave the names some room.
+        drawn.add_column(
+            heading.replace("-", "\n") if "-" in heading else f"\n{heading}", justify="right", no_wrap=True
+        )
+    for cells, scores in rows:
+        drawn.add_row(*map(Text, cells), *_cells(scores))
     return drawn
 
 
@@ -126,6 +162,7 @@ def _json(report: Report) -> str:
         "references": report.name,
         "scale": report.scale,
         "border": report.border,
+        "models": dict(report.models),
         "means": [{"method": method, **entry(scores)} for method, scores in report.means.items()],
         "pictures": [{"picture": name, "method": method, **entry(scores)} for name, method, scores in report.rows],
     }

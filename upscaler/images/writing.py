@@ -31,6 +31,7 @@ from upscaler.images.formats import (
 )
 from upscaler.images.metadata import Metadata
 from upscaler.images.pipes import PngStream
+from upscaler.saving import check_place
 
 _DRAIN_BYTES = 2**20
 _STREAMED_BYTES = 2**24
@@ -69,15 +70,7 @@ def check_output(
     stride = (width * (1 if channels < 3 else 3) + 3) // 4 * 4
     if name == "bmp" and stride * height > BMP_BYTES:
         raise UserError(f"cannot write {path}: {width} x {height} pixels are too many for BMP; use PNG or TIFF")
-    if path.exists() and not path.is_file():
-        raise UserError(f"cannot write {path}: it is {'a folder' if path.is_dir() else 'no regular file'}")
-    folder = path.parent
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    if not folder.is_dir():
-        raise UserError(f"cannot write {path}: {folder} is not a folder")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write {path}: the folder {folder} is write-protected; choose another")
+    check_place(path)
     warnings = []
     if depth > limits.depth:
         warnings.append(f"{path}: {name.upper()} has {limits.depth} bits per channel; the {depth} are reduced")
