@@ -36,6 +36,17 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             part.unlink(missing_ok=True)
 
 
+def clear_parts(folder: Path) -> None:
+    """Remove what a killed process left half-written in a folder and those inside it; nobody else may be writing there.
+
+    Raises:
+        UserError: it cannot be removed.
+    """
+    with explained(folder):
+        for part in folder.rglob(".srup-*.part"):
+            part.unlink()
+
+
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
     """Failures of the system while writing become one line about the file."""

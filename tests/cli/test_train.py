@@ -146,7 +146,8 @@ def test_json_tells_everything(trained: Trained) -> None:
     assert readings[0]["values"]["loss/pixel"] > 0
     told = [json.loads(line) for line in (trained.folder / "metrics.jsonl").read_text().splitlines()]
     assert [event["kind"] for event in told] == kinds
-    assert trained.err.splitlines()[-1].startswith("step 9: complete; weights")
+    assert "complete: 9 steps" in trained.err.splitlines()
+    assert trained.err.splitlines()[-1].startswith("use them with: srup upscale -m ")
 
 
 def test_the_presets_are_listed(srup: Any) -> None:
@@ -165,7 +166,7 @@ def test_as_typed_it_trains_on_what_was_prepared_last(srup: Any, data: Path, mon
     shutil.copytree(data, "home/data/train")
     outcome = srup("train", *QUICK, "--max-hours", "0")
     assert outcome.code == 0
-    assert "step 1: stopped after --max-hours; weights" in outcome.out
+    assert "stopped after --max-hours after 1 steps" in outcome.out
     (folder,) = Path("runs").iterdir()
     assert folder.name.startswith("quick-")
     assert "It stopped because its time was over. 1 of 9 steps" in (folder / "report.md").read_text()
@@ -194,7 +195,8 @@ def test_a_run_that_is_stopped_goes_on(
         _interrupt(patch, number, step)
         outcome = srup("train", *QUICK, "--data", trained.data, "-o", "run")
     assert outcome.code == code
-    assert f"step {step}: stopped on request; weights" in outcome.out
+    assert f"stopped on request after {step} steps" in outcome.out
+    assert "go on with: srup train --resume run" in outcome.out
     assert f"It stopped because it was told to. {step} of 9 steps" in Path("run/report.md").read_text()
     if step == 8:
         newest = Path("run/checkpoints/step-000000008.pt")
@@ -236,7 +238,7 @@ def test_init_skips_the_first_stage(srup: Any, trained: Trained) -> None:
     outcome = srup("train", *QUICK, "--data", trained.data, "-o", "run", "--init", weights, "--max-hours", "0")
     assert outcome.code == 0
     assert "step 6: start, 9 steps in all" in outcome.err
-    assert "step 7: stopped after --max-hours" in outcome.out
+    assert "stopped after --max-hours after 7 steps" in outcome.out
     origin = load_weights(Path("run/weights/last.safetensors")).metadata
     assert (origin["stage"], origin["parents"]) == ("gan, 1 of 3 steps", load_weights(weights).digest)
 
@@ -317,7 +319,7 @@ def test_settings_that_cannot_be(srup: Any, data: Path, arguments: tuple[str, ..
         (("--set", "network.settings.features=x"), "network.settings.features: Expected `int`, got `str`"),
         (("--set", "network.settings.features=0"), "network.settings: Compact needs at least one feature"),
         (("--set", "network.settings.activation=elu"), "network.settings.activation: Invalid enum value 'elu'"),
-        (("--set", "losses.feature_weight=1", "--set", "perceptual.file=vgg.pth"), "cannot read vgg.pth: No such file"),
+        (("--set", "losses.feature_weight=1", "--set", "perceptual.file=vgg.pth"), "vgg.pth: No such file"),
         (
             ("--set", "losses.feature_weight=1", "--set", "perceptual.layers={conv5_9 = 1}"),
             "vgg19 has no layer conv5_9; did you mean",
@@ -403,7 +405,7 @@ def test_a_run_that_is_complete_stays_so(srup: Any, copy: Path) -> None:
     before = last(copy)
     outcome = srup("train", "--resume", copy, *QUICK)
     assert outcome.code == 0
-    assert "step 9: complete" in outcome.out
+    assert "complete: 9 steps" in outcome.out
     assert same(last(copy), before)
 
 
@@ -433,7 +435,6 @@ def _writing(name: str, content: str) -> Callable[[Path], None]:
     ("damage", "words"),
     [
         (shutil.rmtree, "there is no run in copy; begin one with --preset"),
-        (_remove_checkpoints, "there is no checkpoint in copy; begin another run in another folder"),
         (_damage_checkpoints, "step-000000009.pt is damaged or no checkpoint; begin another run in another folder"),
         (_writing("origin.json", "[]"), "copy/origin.json is damaged or cannot be read"),
         (_writing("origin.json", '{"data": 3}'), "copy/origin.json is damaged or cannot be read"),
@@ -447,10 +448,38 @@ def test_a_run_that_cannot_go_on(srup: Any, copy: Path, damage: Callable[[Path],
     refused(srup("train", "--resume", copy), words)
 
 
+def test_a_run_that_was_killed_before_a_checkpoint_begins_again(srup: Any, copy: Path, trained: Trained) -> None:
+    _remove_checkpoints(copy)
+    outcome = srup("train", "--resume", copy)
+    assert outcome.code == 0
+    assert "step 0: start, 9 steps in all" in outcome.err
+    assert (copy / "weights/last.safetensors").read_bytes() == (
+        trained.folder / "weights/last.safetensors"
+    ).read_bytes()
+
+
+def test_what_it_was_given_to_begin_with_is_not_forgotten(srup: Any, trained: Trained) -> None:
+    weights = trained.folder / "weights/psnr.safetensors"
+    arguments = (*QUICK, "--data", trained.data, "-o", "run", "--init", weights, "--max-hours", "0")
+    assert srup("train", *arguments).code == 0
+    _remove_checkpoints(Path("run"))
+    refused(srup("train", "--resume", "run"), "killed before its first checkpoint; begin it again elsewhere")
+
+
+def test_half_written_files_of_a_killed_run_are_removed(srup: Any, copy: Path) -> None:
+    remove_after(copy / "checkpoints", 8)
+    part = copy / "checkpoints/.srup-0123456789abcdef.part"
+    part.touch()
+    assert srup("train", "--resume", copy).code == 0
+    assert not part.exists()
+
+
 def test_two_do_not_train_in_one_folder(srup: Any, copy: Path) -> None:
     remove_after(copy / "checkpoints", 8)
     with FileLock(copy / ".lock"):
+        before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
         refused(srup("train", "--resume", copy), "another srup train is at work in copy")
+        assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
 
 
 def test_a_picture_that_cannot_be_measured_is_named(srup: Any, trained: Trained, photos: Path) -> None:

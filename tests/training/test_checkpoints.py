@@ -32,7 +32,7 @@ def _state(size: int = 50_000) -> dict[str, Any]:
 def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path / "checkpoints", 12, _state())
     assert path == checkpoint_path(tmp_path / "checkpoints", 12)
-    loaded = load_checkpoint(path, CPU)
+    loaded = load_checkpoint(path)
     assert torch.equal(loaded.pop("weights"), _state()["weights"])
     assert loaded == {"format": FORMAT, "step": 12, "stage": 1, "nested": {"list": [1, 2.5, None, "a"]}}
     assert [each.name for each in path.parent.iterdir()] == ["step-000000012.pt"]
@@ -62,7 +62,7 @@ def test_damage_is_noticed(damage: Callable[[Path], None], tmp_path: Path) -> No
     path = save_checkpoint(tmp_path, 1, _state())
     damage(path)
     with pytest.raises(UserError, match=r"step-000000001.pt is damaged or no checkpoint"):
-        load_checkpoint(path, CPU)
+        load_checkpoint(path)
 
 
 class _Hostile:
@@ -78,7 +78,7 @@ def test_code_in_a_checkpoint_is_refused(modern: bool, tmp_path: Path) -> None:
     path, target = checkpoint_path(tmp_path, 3), tmp_path / "ran"
     torch.save({"format": FORMAT, "step": 3, "x": _Hostile(target)}, path, _use_new_zipfile_serialization=modern)
     with pytest.raises(UserError, match="damaged or no checkpoint"):
-        load_checkpoint(path, CPU)
+        load_checkpoint(path)
     assert not target.exists()
     pickle.loads(pickle.dumps(_Hostile(target)))
     assert target.exists(), "the trap does not work"
@@ -89,12 +89,12 @@ def test_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     path = save_checkpoint(tmp_path, 1, _state())
     monkeypatch.undo()
     with pytest.raises(UserError, match=f"is of format {FORMAT + 1}, and this srup reads {FORMAT}"):
-        load_checkpoint(path, CPU)
+        load_checkpoint(path)
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot read .*step-000000009.pt: No such file"):
-        load_checkpoint(checkpoint_path(tmp_path, 9), CPU)
+        load_checkpoint(checkpoint_path(tmp_path, 9))
 
 
 class _FullDisk:

@@ -97,8 +97,16 @@ def test_values_that_cannot_be(key: str, value: Any, message: str) -> None:
         ({"data.noise": 2.0, "data.lr": "device"}, "use data.lr=workers"),
         ({"discriminator.kind": "none"}, "losses.adversarial_weight needs a discriminator"),
         (
-            {f"losses.{term}_weight": 0 for term in ("pixel", "feature", "adversarial")},
+            {"discriminator.kind": "none"}
+            | {f"losses.{term}_weight": 0 for term in ("pixel", "feature", "adversarial")},
             "stage gan has no loss: every weight is 0",
+        ),
+        ({"losses.adversarial_weight": 0}, "stage gan has a discriminator that nothing learns from"),
+        ({"losses.r1_weight": 1.0}, "which batch norm mixes; set discriminator.norm"),
+        ({"losses.penalty_weight": 1.0}, "which batch norm mixes; set discriminator.norm"),
+        (
+            {"discriminator.kind": "none", "losses.adversarial_weight": 0, "losses.penalty_weight": 10.0},
+            "need a discriminator; set discriminator.kind",
         ),
         ({"losses.adversarial": "wgan", "stabilisers.smoothing": 0.1}, "the wgan loss has no labels"),
         ({"losses.adversarial": "hinge", "stabilisers.label_noise": 0.1}, "the hinge loss has no labels"),

@@ -92,7 +92,7 @@ def weights(folder: Path) -> dict[str, bytes]:
 def test_a_run_can_go_on_from_every_step(
     tiny_set: PreparedSet, tmp_path: Path, settings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "write_report", lambda folder, _: folder.report)
+    monkeypatch.setattr(loop, "write_report", lambda folder, *_: folder.report)
     whole = tmp_path / "whole"
     finished = run(tiny_set, whole, settings)
     assert (finished.step, finished.why) == (9, "complete")

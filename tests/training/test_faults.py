@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from upscaler.training.layering import load_config
 from upscaler.training.learners import Learner
 from upscaler.training.losses import discriminator_loss
 from upscaler.training.orders import OnAlarm, Order
-from upscaler.training.readings import Alarm, Event, Finished, RolledBack, Stepped
+from upscaler.training.readings import Alarm, Event, Finished, RolledBack, Stepped, Validated
 from upscaler.training.runs import RunFolder
 from upscaler.training.session import train
 from upscaler.training.shards import PreparedSet
 from upscaler.training.stabilisers import Labels
 from upscaler.training.steps import Steps
+from upscaler.training.validation import ValidationSet
 
 READINGS = 10
 """Steps between readings."""
@@ -58,7 +60,7 @@ KINDS = {
 
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "write_report", lambda folder, _: folder.report)
+    monkeypatch.setattr(loop, "write_report", lambda folder, *_: folder.report)
 
 
 @pytest.fixture(params=list(KINDS))
@@ -177,7 +179,7 @@ def test_after_a_rollback_the_run_goes_on_otherwise(
     finished, events = run(tiny_set, tmp_path / "run", SETTINGS, "rollback")
     back = [event for event in events if isinstance(event, RolledBack)]
     # The NaN is told at the reading of step 90; five readings before that things were well for certain.
-    assert back == [RolledBack(90, 40)]
+    assert back == [RolledBack(90, 40, 1, 0.5)]
     assert finished.why == "complete"
     weights = load_weights(finished.weights)
     assert all(bool(tensor.isfinite().all()) for tensor in weights.tensors.values())
@@ -211,3 +213,80 @@ def test_a_run_that_only_makes_nan_keeps_its_first_weights(
     load_weights(finished.weights)
     with pytest.raises(UserError, match="cannot read"):
         load_weights(RunFolder(tmp_path / "run").weights("gan"))
+
+
+@pytest.mark.parametrize("readings", [2, 4])
+def test_a_fault_of_the_pictures_alone_is_acted_on(
+    readings: int, tiny_set: PreparedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether or not numbers are read at the same step."""
+    measure, count = ValidationSet.measure, iter(range(100))
+
+    def worse(self: ValidationSet, upscaler: Any) -> Any:
+        scores, bicubic, samples = measure(self, upscaler)
+        lost = replace(scores, psnr_y=5.0) if next(count) else scores
+        return lost, bicubic, samples
+
+    monkeypatch.setattr(ValidationSet, "measure", worse)
+    settings = [*SETTINGS, "psnr.iterations=12", "validation.every=3", f"records.readings={readings}"]
+    finished, events = run(tiny_set, tmp_path / "run", settings, "stop")
+    assert [alarm.fault for alarm in alarms(events)] == ["lost PSNR"]
+    assert (finished.why, finished.step) == ("alarm", 6)
+
+
+@pytest.mark.parametrize("on_alarm", ["warn", "stop"])
+def test_weights_that_overflow_pictures_end_the_run_with_a_report(
+    on_alarm: OnAlarm, tiny_set: PreparedSet, tmp_path: Path
+) -> None:
+    settings = [*SETTINGS, "generator.learning_rate=1e11", "generator.warmup=0", "validation.every=1"]
+    finished, events = run(tiny_set, tmp_path / "run", settings, on_alarm)
+    assert {"nan", "growing weights in the generator"} & {alarm.fault for alarm in alarms(events)}
+    assert finished.why == "alarm"
+    load_weights(finished.weights)
+
+
+def test_a_rollback_outlives_a_kill(tiny_set: PreparedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(event: Event | Stepped) -> None:
+        if isinstance(event, Stepped) and event.step == 45 and any(isinstance(each, RolledBack) for each in told):
+            raise Killed
+        told.append(event)
+
+    broken(65)(monkeypatch)
+    whole, _ = run(tiny_set, tmp_path / "whole", SETTINGS, "rollback")
+    told: list[Event | Stepped] = []
+    folder = tmp_path / "killed"
+    order = Order(
+        load_config("quick", settings=SETTINGS),
+        RunFolder(folder),
+        tiny_set,
+        None,
+        torch.device("cpu"),
+        None,
+        "rollback",
+    )
+    with pytest.raises(Killed):
+        train(order, init=None, resume=False, notify=kill, warn=lambda _: None)
+    resumed = train(order, init=None, resume=True, notify=lambda _: None, warn=lambda _: None)
+    assert resumed.weights.read_bytes() == whole.weights.read_bytes()
+
+
+def test_after_a_rollback_the_best_is_that_of_before(
+    tiny_set: PreparedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure, scores = ValidationSet.measure, iter([20.0, 30.0, 31.0])
+
+    def given(self: ValidationSet, upscaler: Any) -> Any:
+        found, bicubic, samples = measure(self, upscaler)
+        return replace(found, psnr_y=next(scores, 29.0)), bicubic, samples
+
+    monkeypatch.setattr(ValidationSet, "measure", given)
+    broken(65)(monkeypatch)
+    settings = [*SETTINGS, "gan.validation.best=psnr", "gan.validation.every=20"]
+    _, events = run(tiny_set, tmp_path / "run", settings, "rollback")
+    assert [event.to for event in events if isinstance(event, RolledBack)] == [40]
+    best = [event.step for event in events if isinstance(event, Validated) and event.best]
+    assert best == [20, 40, 60], "that of 60 was undone, and nothing later is better than that of 40"
+    assert load_weights(RunFolder(tmp_path / "run").weights("best")).metadata["stage"] == "gan, 20 of 100 steps"

@@ -65,8 +65,9 @@ def test_the_last_word_counts(tmp_path: Path) -> None:
         ("generator.learning_rate=1e-3", 1e-3),
         ("losses.pixel=l2", "l2"),
         ('losses.pixel="l2"', "l2"),
-        ("perceptual.file=C:\\vgg 19.pth", "C:\\vgg 19.pth"),
-        ("perceptual.file=a=b", "a=b"),
+        ("perceptual.file=vgg 19.pth", str(Path("vgg 19.pth").resolve())),
+        ("perceptual.file=a=b", str(Path("a=b").resolve())),
+        ("perceptual.file=~/vgg.pth", str(Path.home().resolve() / "vgg.pth")),
     ],
 )
 def test_values_are_toml_or_text(setting: str, value: Any) -> None:

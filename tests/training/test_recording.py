@@ -91,7 +91,7 @@ def test_every_event_is_a_line_of_each_log(folder: RunFolder) -> None:
         validated(10),
         Alarm("main", 10, "tint", "red is 9 levels up", "try less", severe=False),
         Saved(10, folder.checkpoints / "10.pt"),
-        RolledBack(10, 5),
+        RolledBack(10, 5, 1, 0.5),
         StageEnded("main", 100, folder.weights("main")),
         Finished(path, 100, "complete", folder.weights("last"), folder.report),
     ]
@@ -122,7 +122,7 @@ def test_steps_are_written_as_parameters_are() -> None:
         validated(12345),
         Alarm("main", 12345, "tint", "seen", "advice", severe=False),
         Saved(12345, where.checkpoints / "a.pt"),
-        RolledBack(12345, 12000),
+        RolledBack(12345, 12000, 1, 0.5),
         StageEnded("main", 12345, where.weights("main")),
         Finished(where.path, 12345, "complete", where.weights("last"), where.report),
     ]
@@ -355,14 +355,14 @@ def test_resuming_at_the_start_forgets_all(folder: RunFolder) -> None:
 def test_after_a_rollback_the_curves_go_on_from_there(folder: RunFolder) -> None:
     alarm = Alarm("main", 40, "nan", "seen", "advice", severe=True)
     record(
-        folder, reading(20), validated(20), reading(30), reading(40), validated(40), alarm, RolledBack(40, 20),
+        folder, reading(20), validated(20), reading(30), reading(40), validated(40), alarm, RolledBack(40, 20, 1, 0.5),
         reading(30, 0.1),
     )  # fmt: skip
     assert ("reading", 40) in steps(folder), "what went wrong stays to be read"
     history = History.read(folder.metrics)
     assert [(r.step, r.values["loss/pixel"]) for r in history.readings] == [(20, 0.5), (30, 0.1)]
     assert [v.step for v in history.validations] == [20]
-    assert (history.alarms, history.rollbacks, history.step) == ([alarm], [RolledBack(40, 20)], 30)
+    assert (history.alarms, history.rollbacks, history.step) == ([alarm], [RolledBack(40, 20, 1, 0.5)], 30)
     assert scalars(folder, "loss/pixel") == [(20, 0.5), (30, 0.1)]
 
 
@@ -375,7 +375,9 @@ def test_after_a_rollback_the_curves_go_on_from_there(folder: RunFolder) -> None
     ],
 )
 def test_resuming_after_a_rollback(folder: RunFolder, resumed_at: int, kept: list[Any]) -> None:
-    record(folder, reading(20), reading(30), reading(40), RolledBack(40, 20), reading(30, 0.1), reading(35, 0.1))
+    record(
+        folder, reading(20), reading(30), reading(40), RolledBack(40, 20, 1, 0.5), reading(30, 0.1), reading(35, 0.1)
+    )
     record(folder, resumed_at=resumed_at)
     assert ["back" if kind == "rolled_back" else step for kind, step in steps(folder)] == kept
     told = [(r.step, r.values["loss/pixel"]) for r in History.read(folder.metrics).readings]

@@ -148,7 +148,9 @@ def test_a_long_animation_is_thinned_out_evenly(folder: RunFolder) -> None:
 
 
 def test_samples_that_a_rollback_has_undone_are_not_shown(folder: RunFolder) -> None:
-    record(folder, validated("main", 100, 27.0, True), validated("main", 200, 20.0, False), RolledBack(200, 100))
+    record(
+        folder, validated("main", 100, 27.0, True), validated("main", 200, 20.0, False), RolledBack(200, 100, 1, 0.5)
+    )
     text = report(folder)
     assert (folder.samples / "a.png" / "00000200.png").is_file()
     assert "| mean over the pictures | bicubic | first and best and last, step 100 |" in text
@@ -276,7 +278,7 @@ def test_stages_alarms_and_rollbacks_are_marked() -> None:
     history = History(
         readings=[Reading("psnr", 10, {}), Reading("psnr", 20, {}), Reading("gan", 40, {})],
         alarms=[Alarm("gan", 33, "nan", "", "", True), Alarm("psnr", 12, "tint", "", "", False)],
-        rollbacks=[RolledBack(38, 25)],
+        rollbacks=[RolledBack(38, 25, 1, 0.5)],
     )
     figure = draw([panel(a=[1.0, 2.0, nan])], history)
     (axes,) = axes_of(figure)

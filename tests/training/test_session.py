@@ -34,7 +34,7 @@ SETTINGS = (
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs without a report, which takes longest."""
-    monkeypatch.setattr(loop, "write_report", lambda folder, _: folder.report)
+    monkeypatch.setattr(loop, "write_report", lambda folder, *_: folder.report)
 
 
 @pytest.fixture
@@ -144,12 +144,12 @@ def test_the_second_signal_does_not_wait(go: Callable[..., Finished], tmp_path: 
 def test_the_origin_of_a_run(tiny_set: PreparedSet, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     for val in (None, tmp_path / "val"):
-        origin = Origin.of(tiny_set, val)
+        origin = Origin.of(tiny_set, val, "some digest")
         origin.write(folder)
         assert Origin.read(folder) == origin
         origin.check(tiny_set)
     with pytest.raises(UserError, match="is not the training set that the run was begun with"):
-        Origin(tiny_set.folder, "other", None).check(tiny_set)
+        Origin(tiny_set.folder, "other", None, "").check(tiny_set)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"data": 3, "identity": "", "val": null}', "\udcff"])

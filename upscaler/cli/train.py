@@ -168,10 +168,13 @@ class _Display:
     """Shows what a run tells: one live line, and lines for what should be kept in sight."""
 
     def __init__(self, console: Console, config: Config, stack: ExitStack) -> None:
+        from upscaler.training.recording import Narrator
+
         self._console, self._config, self._stack = console, config, stack
         self._progress: Progress | None = None
         self._fetching: Progress | None = None
         self._line, self._rate = config.preset, ""
+        self._narrator = Narrator()
 
     def fetching(self, done: int, total: int) -> None:
         """Weights of a VGG are being downloaded."""
@@ -197,7 +200,7 @@ class _Display:
             Stepped,
             Validated,
         )
-        from upscaler.training.recording import log_line
+        from upscaler.training.recording import closing_words, log_line
 
         if isinstance(event, Stepped):
             self._step(event.step)
@@ -207,7 +210,7 @@ class _Display:
         match event:
             case Started():
                 self._stack.close()
-                self._console.notice(log_line(event))
+                self._say(event)
                 self._progress = self._stack.enter_context(
                     self._console.progress(self._config.preset, event.steps, begun=event.step, unit="steps")
                 )
@@ -218,10 +221,15 @@ class _Display:
             case Alarm():
                 self._console.warning(log_line(event))
             case Validated() | StageEnded() | RolledBack():
-                self._console.notice(log_line(event))
+                self._say(event)
             case Finished():
                 self._stack.close()
-                self._console.result(log_line(event))
+                for line in closing_words(event):
+                    self._console.result(line)
+
+    def _say(self, event: Event) -> None:
+        for line in self._narrator.lines(event):
+            self._console.notice(line)
 
 
 def _line(reading: Any) -> str:

@@ -50,6 +50,10 @@ Event = Worked | Redone | Shrunk
 Notify = Callable[[Event], None]
 
 
+class NotFiniteError(UserError):
+    """A network gives NaN or infinity in fp32 too."""
+
+
 class Engine:
     """A network on a device.
 
@@ -96,7 +100,8 @@ class Engine:
             skip_ones: tiles whose every input is 1 give 1 without being computed (opaque alpha).
 
         Raises:
-            UserError: values that are not finite in fp32 too, or no memory for the smallest tile.
+            NotFiniteError: values that are not finite in fp32 too.
+            UserError: no memory for the smallest tile.
         """
         scale = self.network.scale
         bands = self._bands(rows, plan, dtype, skip_ones)
@@ -163,7 +168,9 @@ class Engine:
             self.notify(Redone(box))
             tile = self._computed(torch.float32, x, plan, box, outer)
         if not np.isfinite(tile).all():
-            raise UserError("the network gives values that are not finite numbers for this picture; use another model")
+            raise NotFiniteError(
+                "the network gives values that are not finite numbers for this picture; use another model"
+            )
         return np.clip(tile, 0, 1, out=tile)
 
     def _computed(self, dtype: torch.dtype, x: Tensor, plan: Plan, box: Box, outer: Box) -> FloatArray:

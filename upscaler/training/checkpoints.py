@@ -52,8 +52,8 @@ def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any]) -> Path:
     return path
 
 
-def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """Read a checkpoint; its tensors come to the device.
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; its tensors are on the CPU, so that a device need not hold them twice.
 
     Raises:
         UserError: it cannot be read, is damaged, or is of another version.
@@ -62,7 +62,7 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
         with ZipFile(path) as archive:
             if damaged := archive.testzip():  # which torch.load does not look for
                 raise ValueError(damaged)
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         version = state["format"]
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
+import tomli_w
 from msgspec import Meta, Struct
 
 from upscaler.errors import UserError
@@ -238,9 +239,15 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def config_text(config: Config) -> str:
     """The configuration as TOML, for ``read_config``."""
-    import tomli_w
-
     return tomli_w.dumps(msgspec.to_builtins(config))
+
+
+def recipe(config: Config) -> str:
+    """The configuration as it is told with weights: without the paths of the machine that trained them."""
+    content: dict[str, Any] = msgspec.to_builtins(config)
+    for stage in content["stages"]:
+        stage["perceptual"]["file"] = Path(stage["perceptual"]["file"]).name
+    return tomli_w.dumps(content)
 
 
 def differences(old: Config, new: Config) -> list[str]:
@@ -290,6 +297,18 @@ def _check(config: Config, stage: Stage) -> None:
     weights = (losses.pixel_weight, losses.feature_weight, losses.texture_weight)
     if not stage.adversarial and losses.adversarial_weight:
         raise UserError("losses.adversarial_weight needs a discriminator; set discriminator.kind or the weight to 0")
+    if stage.adversarial and not losses.adversarial_weight:
+        raise UserError(
+            f"stage {stage.name} has a discriminator that nothing learns from; set losses.adversarial_weight"
+        )
+    if losses.penalty_weight or losses.r1_weight:
+        if not stage.adversarial:
+            raise UserError("losses.penalty_weight and losses.r1_weight need a discriminator; set discriminator.kind")
+        if stage.discriminator.norm == "batch":
+            raise UserError(
+                "losses.penalty_weight and losses.r1_weight look at single pictures, which batch norm mixes; "
+                "set discriminator.norm to none or spectral"
+            )
     if not any(weights) and not losses.adversarial_weight:
         raise UserError(f"stage {stage.name} has no loss: every weight is 0")
     if stage.adversarial and losses.adversarial in ("hinge", "wgan") and _labels(stage.stabilisers):

@@ -156,7 +156,7 @@ class History:
                 case "alarm":
                     history.alarms.append(Alarm(**{each.name: entry[each.name] for each in fields(Alarm)}))
                 case "rolled_back":
-                    history.rollbacks.append(RolledBack(step, int(entry["to"])))
+                    history.rollbacks.append(RolledBack(**{each.name: entry[each.name] for each in fields(RolledBack)}))
                     history.step = int(entry["to"])
                     for undone in [key for key in readings if key[1] > history.step]:
                         del readings[undone]

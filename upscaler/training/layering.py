@@ -72,6 +72,10 @@ def load_config(
         ]:
             raise UserError(f"{shared[0]} alone")
         stages = {name: _over(_over(stage, layer, known), own.get(name, {}), known) for name, stage in stages.items()}
+    for stage in stages.values():
+        if file_of_vgg := stage["perceptual"]["file"]:
+            # A run may go on from another folder.
+            stage["perceptual"]["file"] = str(Path(str(file_of_vgg)).expanduser().resolve())
     whole = {key: next(iter(stages.values()))[key] for key in _OF_ALL}
     if seed is not None:
         whole["seed"] = seed

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from upscaler.errors import UserError
 from upscaler.model.web import Progress
 from upscaler.model.weights import Weights, save_weights
+from upscaler.saving import clear_parts
 from upscaler.training import players
 from upscaler.training.checkpoints import (
     checkpoint_path,
@@ -21,7 +22,7 @@ from upscaler.training.checkpoints import (
     save_checkpoint,
     thin_out,
 )
-from upscaler.training.config import config_text
+from upscaler.training.config import recipe
 from upscaler.training.orders import Order
 from upscaler.training.processes import Processes
 from upscaler.training.readings import (
@@ -91,15 +92,20 @@ class Run:
         self._first_stage = 1 if len(self.config.stages) > 1 else 0
 
     def resume(self) -> int:
-        """Go on from the last checkpoint that can be read; the steps that are done.
+        """Go on from the last checkpoint that can be read, or from the beginning where none was written yet.
+
+        Returns:
+            The steps that are done.
 
         Raises:
-            UserError: there is none.
+            UserError: none of those that there are can be read.
         """
+        if self.processes.first:
+            clear_parts(self.folder.path)
         found = checkpoints_in(self.folder.checkpoints)
         for step in reversed(found):
             try:
-                self._state = load_checkpoint(found[step], self.order.device)
+                self._state = load_checkpoint(found[step])
             except UserError as error:
                 self.passed_over.append(str(error))
                 continue
@@ -108,8 +114,9 @@ class Run:
             if self.processes.first:
                 remove_after(self.folder.checkpoints, step)
             return step
-        reason = self.passed_over[0] if self.passed_over else f"there is no checkpoint in {self.folder.path}"
-        raise UserError(f"{reason}; begin another run in another folder")
+        if self.passed_over:
+            raise UserError(f"{self.passed_over[0]}; begin another run in another folder")
+        return 0
 
     def go(self) -> Finished:
         """Make all steps that are left.
@@ -135,22 +142,23 @@ class Run:
             self._done = stage.step
             self._tell(Stepped(stage.step))
             alarms = self._told(stage, reading) if reading else []
-            validated = stage.validate() if stage.due(stage.stage.validation.every) else None
-            if validated:
-                alarms += self._told(stage, validated)
-            if reading:
+            why, better = self.processes.told(self._action(alarms)) if reading else None, False
+            if why is None and stage.due(stage.stage.validation.every):
+                better, alarms = self._validate(stage)
                 why = self.processes.told(self._action(alarms))
-                if why == "rollback":
-                    stage, why = self._roll_back(stage), None
-                    continue
-            better = validated is not None and validated.best
-            if better:
-                self._write_weights("best", stage)
+            if why == "rollback":
+                self._roll_back(stage)
+                del stage  # before another takes its place, for want of memory
+                stage, why = self._set_up(number), None
+                self._begin_again(stage)
+                continue
             why = why or (None if stage.over else self._reason_to_stop())
             if why or better or stage.due(stage.stage.records.checkpoints):
                 self._save(stage)
-        self.generator.load_state_dict(stage.steps.average.state_dict())
+        if why is None and not stage.finite:
+            why = "alarm"
         if why is None:
+            self.generator.load_state_dict(stage.steps.average.state_dict())
             self._tell(StageEnded(stage.stage.name, stage.step, self.folder.weights(stage.stage.name)))
         return why
 
@@ -192,43 +200,65 @@ class Run:
         late = self._deadline is not None and time.monotonic() >= self._deadline
         return _REASONS[self.processes.largest(2 if self._asked.is_set() else int(late))]
 
-    def _roll_back(self, stage: UnderWay) -> UnderWay:
-        """The stage as it was before the trouble began."""
+    def _validate(self, stage: UnderWay) -> tuple[bool, list[Alarm]]:
+        """Whether the generator is the best yet, and what is wrong with its pictures."""
+        validated = stage.validate()
+        if isinstance(validated, Alarm):
+            self._tell(validated)
+            return False, [validated]
+        if validated is None:
+            return False, []
+        alarms = self._told(stage, validated)
+        if validated.best:
+            self._write_weights("best", stage, stage.steps.average.state_dict())
+        return validated.best, alarms
+
+    def _roll_back(self, stage: UnderWay) -> None:
+        """Make the state of before the trouble the one to go on from."""
         saved = [step for step in checkpoints_in(self.folder.checkpoints) if step >= stage.begin]
         healthy = [step for step in saved if step <= stage.step - _READINGS_TO_NOTICE * stage.stage.records.readings]
         to = self.processes.told(max(healthy) if healthy else min(saved))
-        self._state = load_checkpoint(checkpoint_path(self.folder.checkpoints, to), self.order.device)
+        self._state = load_checkpoint(checkpoint_path(self.folder.checkpoints, to))
         self._rollbacks += 1
         if self.processes.first:
             remove_after(self.folder.checkpoints, to)
-        self._tell(RolledBack(stage.step, to))
-        return self._set_up(stage.number)
+        self._tell(RolledBack(stage.step, to, self._rollbacks, _ROLLBACK_FACTOR**self._rollbacks))
+
+    def _begin_again(self, stage: UnderWay) -> None:
+        """Make a rollback last: one that is killed now must not begin with what was given up."""
+        self._save(stage)
+        best = stage.best_step
+        if self.processes.first and best is not None:
+            state = load_checkpoint(checkpoint_path(self.folder.checkpoints, best))
+            self._write_weights("best", stage, state["steps"]["average"])
 
     def _save(self, stage: UnderWay) -> None:
         """Write the averaged weights and a checkpoint, unless numbers have become NaN: the last good ones stay."""
         if not self.processes.first or not stage.finite:
             return
-        self._write_weights("last", stage)
+        average = stage.steps.average.state_dict()
+        self._write_weights("last", stage, average)
         if stage.over:
-            self._write_weights(stage.stage.name, stage)
+            self._write_weights(stage.stage.name, stage, average)
         state = stage.state() | {"rollbacks": self._rollbacks, "parent": self._parent}
         path = save_checkpoint(self.folder.checkpoints, stage.step, state)
         thin_out(self.folder.checkpoints, stage.stage.records.keep, stage.best_step)
         self._tell(Saved(stage.step, path))
 
-    def _write_weights(self, name: str, stage: UnderWay) -> None:
+    def _write_weights(self, name: str, stage: UnderWay, tensors: Mapping[str, Tensor]) -> None:
         origin = {
-            "training": config_text(self.config),
+            "training": recipe(self.config),
             "stage": f"{stage.stage.name}, {stage.steps.step} of {stage.stage.iterations} steps",
             "data": str(self.order.data.manifest.get("identity", "")),
         }
         if self._parent:
             origin["parents"] = self._parent
-        tensors = stage.steps.average.state_dict()
         save_weights(self.folder.weights(name), self.generator.architecture, self.generator.settings(), tensors, origin)
 
     def _finish(self, why: str) -> Finished:
-        report = write_report(self.folder, why) if self.processes.first else self.folder.report
+        shown = self.supply.validation
+        pictures = (len(shown), shown.available) if shown else None
+        report = write_report(self.folder, why, pictures) if self.processes.first else self.folder.report
         finished = Finished(self.folder.path, self._done, why, self.folder.weights("last"), report)
         self._tell(finished)
         return finished

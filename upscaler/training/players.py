@@ -107,6 +107,12 @@ def placed(network: nn.Module, engine: Engine, device: torch.device) -> nn.Modul
     return network
 
 
+def judging(stage: Stage) -> Engine:
+    """How a stage's discriminator is computed: not compiled where a penalty needs the gradient of its gradient."""
+    penalised = stage.losses.penalty_weight or stage.losses.r1_weight
+    return msgspec.structs.replace(stage.engine, compile=False) if penalised else stage.engine
+
+
 class Eyes:
     """VGG features by what a stage asks for; each network's weights are read once.
 

@@ -137,10 +137,19 @@ class Saved:
 
 @dataclass(frozen=True)
 class RolledBack:
-    """After an alarm the run went back to a checkpoint; it goes on with other patches and lower learning rates."""
+    """After an alarm the run went back to a checkpoint; it goes on with other patches and lower learning rates.
+
+    Args:
+        step: that had been reached.
+        to: of the checkpoint.
+        count: rollbacks of the run so far.
+        rate_factor: on all learning rates from now on.
+    """
 
     step: int
     to: int
+    count: int
+    rate_factor: float
 
 
 @dataclass(frozen=True)

@@ -182,7 +182,8 @@ def log_line(event: Event) -> str:
         case Saved():
             return f"step {event.step:,}: checkpoint {event.path.name}"
         case RolledBack():
-            return f"step {event.step:,}: rolled back to step {event.to:,}"
+            rates = f"learning rates are now {event.rate_factor:g} of what they would be"
+            return f"step {event.step:,}: rolled back to step {event.to:,}, rollback {event.count} of 3; {rates}"
         case Finished():
             return f"step {event.step:,}: {'; '.join([_WHY.get(event.why, event.why), *_afterwards(event)])}"
 

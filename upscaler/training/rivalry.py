@@ -45,7 +45,7 @@ def large_outputs(trace: Trace) -> Finding | None:
         "large outputs",
         f"the discriminator's outputs reach {short(now)}, where a few units are usual",
         "--set discriminator.norm=spectral bounds them; else a smaller discriminator.learning_rate, "
-        "--set losses.r1_weight=1, --set discriminator.weight_decay=1e-4",
+        "--set discriminator.weight_decay=1e-4",
         severe=now >= 10 * limit,
         size=now / limit,
     )

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -28,6 +28,8 @@ from upscaler.training.recording import Recorder
 from upscaler.training.runs import RunFolder
 from upscaler.training.shards import PreparedSet
 
+_LOCK = ".lock"
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -37,16 +39,18 @@ class Origin:
         data: folder of the training set.
         identity: of the set, from its manifest.
         val: folder of validation pictures; None for the set's own.
+        init: SHA-256 of the weights that the run began with, if it was given any.
     """
 
     data: Path
     identity: str
     val: Path | None
+    init: str
 
     @classmethod
-    def of(cls, data: PreparedSet, val: Path | None) -> Origin:
+    def of(cls, data: PreparedSet, val: Path | None, init: str = "") -> Origin:
         """The data as they are now."""
-        return cls(data.folder.resolve(), str(data.manifest.get("identity", "")), val and val.resolve())
+        return cls(data.folder.resolve(), str(data.manifest.get("identity", "")), val and val.resolve(), init)
 
     @classmethod
     def read(cls, folder: RunFolder) -> Origin:
@@ -57,7 +61,8 @@ class Origin:
         """
         try:
             content = json.loads(folder.origin.read_text(encoding="utf-8"))
-            return cls(Path(content["data"]), content["identity"], content["val"] and Path(content["val"]))
+            val = content["val"] and Path(content["val"])
+            return cls(Path(content["data"]), content["identity"], val, content["init"])
         except FileNotFoundError as error:
             raise UserError(f"there is no run in {folder.path}; begin one with --preset") from error
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -78,7 +83,8 @@ class Origin:
         Raises:
             UserError: it cannot be written.
         """
-        content = {"data": str(self.data), "identity": self.identity, "val": self.val and str(self.val)}
+        val = self.val and str(self.val)
+        content = {"data": str(self.data), "identity": self.identity, "val": val, "init": self.init}
         with whole_file(folder.origin) as file:
             file.write(json.dumps(content, indent=1).encode())
 
@@ -132,11 +138,17 @@ def _train(
             recorder.record(event)
         notify(event)
 
-    with joined(order.device) as processes:
+    with joined(order.device) as processes, ExitStack() as stack:
         if processes.first and not resume:
             check_fresh(folder)
+        elif processes.first:
+            stack.enter_context(_alone(folder))
         run = Run(order, processes, asked, tell, progress)
         step = run.resume() if resume else None
+        if step == 0 and Origin.read(folder).init:
+            raise UserError(
+                f"the run in {folder.path} was killed before its first checkpoint; begin it again elsewhere"
+            )
         if init is not None and not resume:
             run.begin_with(init)
         if step == order.config.steps:
@@ -151,20 +163,23 @@ def _train(
         validation = run.supply.validation
         for line in validation.left_out if validation else ():
             warn(f"left out of validation: {line}")
+        if validation and len(validation) < validation.available:
+            warn(f"validating with {len(validation)} of {validation.available} pictures, see validation.pictures")
         if run.supply.unused:
             warn("the training set's LR pictures are not used; --set data.lr=auto takes them")
         if validation is None:
             warn("there is nothing to validate with; give --val, or prepare the data with --validation 5%")
-        with _alone(folder):
-            if not resume:
-                Origin.of(order.data, order.val).write(folder)
-                with whole_file(folder.config) as file:
-                    file.write(config_text(order.config).encode())
-            recorder = Recorder(folder, resumed_at=step)
-            try:
-                return run.go()
-            finally:
-                recorder.close()
+        if not resume:
+            stack.enter_context(_alone(folder))
+            check_fresh(folder)
+            Origin.of(order.data, order.val, init.digest if init else "").write(folder)
+            with whole_file(folder.config) as file:
+                file.write(config_text(order.config).encode())
+        recorder = Recorder(folder, resumed_at=step)
+        try:
+            return run.go()
+        finally:
+            recorder.close()
 
 
 def check_fresh(folder: RunFolder) -> None:
@@ -178,7 +193,7 @@ def check_fresh(folder: RunFolder) -> None:
     with explained(folder.path):
         if folder.path.exists() and not folder.path.is_dir():
             raise UserError(f"{folder.path} is a file; -o takes a new or empty folder")
-        if folder.path.exists() and any(folder.path.iterdir()):
+        if folder.path.exists() and any(entry.name != _LOCK for entry in folder.path.iterdir()):
             raise UserError(f"{folder.path} is in use; -o takes a new or empty folder")
 
 
@@ -208,7 +223,7 @@ def restarted(folder: RunFolder) -> bool:
 def _alone(folder: RunFolder) -> Iterator[None]:
     with explained(folder.path):
         folder.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.path / ".lock", timeout=0)
+        lock = FileLock(folder.path / _LOCK, timeout=0)
         try:
             lock.acquire()
         except Timeout as error:
@@ -231,18 +246,26 @@ def _asked_to_stop(warn: Callable[[str], None]) -> Iterator[_Asked]:
     asked = _Asked()
     before: dict[int, Any] = {}
 
+    def answer() -> None:
+        asked.wait()
+        if asked.number is not None:
+            warn("stopping after this step; once more stops at once")
+
     def ask(number: int, _: FrameType | None) -> None:
         asked.number = number
         asked.set()
         signal.signal(number, before[number])
-        # In a thread: this one may be writing a line.
-        threading.Thread(target=warn, args=("stopping after this step; once more stops at once",)).start()
 
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             before[number] = signal.signal(number, ask)
+    # The thread that a signal interrupts may be writing a line itself.
+    answering = threading.Thread(target=answer, daemon=True)
+    answering.start()
     try:
         yield asked
     finally:
+        asked.set()
+        answering.join()
         for asking, handler in before.items():
             signal.signal(asking, handler)

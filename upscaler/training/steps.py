@@ -229,11 +229,15 @@ class Steps:
         torch._foreach_lerp_(averaged, current, 1 - decay)
 
     def _watch_terms(self, terms: Mapping[str, Tensor], fake: Tensor, real: Tensor) -> None:
+        factor = self.generator.scaler.scale(fake.new_ones(()))
         for name, term in terms.items():
             # A term that does not depend on the pictures is a fault, and the gauge's to tell.
-            attached = term.requires_grad
-            gradient = torch.autograd.grad(term, fake, retain_graph=True, allow_unused=True)[0] if attached else None
-            self._watched[f"picture_gradient/{name}"] = fake.new_zeros(()) if gradient is None else gradient.norm()
+            # Scaled as in training: through half precision small gradients would be lost.
+            scaled, gradient = self.generator.scaler.scale(term), None
+            if term.requires_grad:
+                (gradient,) = torch.autograd.grad(scaled, fake, retain_graph=True, allow_unused=True)
+            size = fake.new_zeros(()) if gradient is None else gradient.norm() / factor
+            self._watched[f"picture_gradient/{name}"] = size
         shift = (fake.detach() - real).mean((0, 2, 3)) * 255
         self._watched |= {f"colour/{name}": shift[place] for place, name in enumerate(("red", "green", "blue"))}
 

@@ -33,6 +33,7 @@ class Supply:
         self._pictures = order.data.pictures()
         for number in range(len(self._config.stages)):
             self._pairs(number, 0)
+        self._validation: dict[tuple[str, str, int], ValidationSet | None] = {}
         self.validation = self.validation_set(len(self._config.stages) - 1)
         """The last stage's pictures to validate with."""
 
@@ -52,8 +53,14 @@ class Supply:
         """Pictures made worse as a stage's are, in the process that looks at them; None where there are none."""
         if not self._processes.first:
             return None
-        config, stage = self._config, self._config.stages[number]
-        degrade, most = find_preset(stage.data.degradation), stage.validation.pictures
+        stage = self._config.stages[number]
+        key = stage.data.degradation, self._lr(stage), stage.validation.pictures
+        if key not in self._validation:
+            self._validation[key] = self._made_worse(stage)
+        return self._validation[key]
+
+    def _made_worse(self, stage: Stage) -> ValidationSet | None:
+        config, degrade, most = self._config, find_preset(stage.data.degradation), stage.validation.pictures
         if self._order.val is not None:
             return ValidationSet.from_folder(self._order.val, config.scale, degrade, config.seed, most)
         pictures = self._order.data.pictures("validation")

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from upscaler.model.device import resident_memory
+from upscaler.model.engine import NotFiniteError
 from upscaler.model.evaluation import Scores
 from upscaler.model.upscaler import Upscaler
 from upscaler.training import players
@@ -18,9 +19,12 @@ from upscaler.training.health import Gauge
 from upscaler.training.measuring import finite
 from upscaler.training.orders import Order
 from upscaler.training.processes import Processes
-from upscaler.training.readings import Reading, Validated
+from upscaler.training.readings import Alarm, Reading, Validated
 from upscaler.training.steps import Steps
 from upscaler.training.supply import Supply
+
+_BROKEN = "the averaged generator makes pictures that are not finite numbers"
+_MEND = "go back to the last checkpoint (--on-alarm rollback) and take a smaller generator.learning_rate"
 
 
 class UnderWay:
@@ -60,7 +64,7 @@ class UnderWay:
             config.scale,
             players.placed(copy.deepcopy(generator), self.stage.engine, self.device),
             copy.deepcopy(generator).to(self.device).eval().requires_grad_(False),
-            None if discriminator is None else players.placed(discriminator, self.stage.engine, self.device),
+            None if discriminator is None else players.placed(discriminator, players.judging(self.stage), self.device),
             eyes.of(self.stage, self.device),
             find_preset(self.stage.data.degradation),
             processes,
@@ -118,14 +122,17 @@ class UnderWay:
         self._clock, self._timed = now, self.steps.step
         return Reading(self.stage.name, self.step, values, histograms)
 
-    def validate(self) -> Validated | None:
-        """Measure the averaged generator as ``srup upscale`` would use it; None where that is not possible."""
-        if self._validation is None or not finite([self.steps.average]):
+    def validate(self) -> Validated | Alarm | None:
+        """Measure the averaged generator as ``srup upscale`` would use it; None where nothing is to be measured."""
+        if self._validation is None:
             return None
         start = time.monotonic()
         network = copy.deepcopy(self.generator)
         network.load_state_dict(self.steps.average.state_dict())
-        scores, bicubic, samples = self._validation.measure(Upscaler(network, device=str(self.device)))
+        try:
+            scores, bicubic, samples = self._validation.measure(Upscaler(network, device=str(self.device)))
+        except NotFiniteError:
+            return Alarm(self.stage.name, self.step, "nan", _BROKEN, _MEND, severe=True)
         score = self._score(scores)
         better = self.best is None or score > self.best
         if better:
