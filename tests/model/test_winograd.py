@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from upscaler.model import winograd
+from upscaler.model.compact import Compact
+from upscaler.model.rrdbnet import RRDBNet
 from upscaler.model.winograd import WinogradConvolution
+from upscaler.model.winograd_networks import accelerated
 
 # Of results in float32 against float64: the transforms multiply rounding errors of the products by up to 100.
 ABSOLUTE, RELATIVE = 5e-6, 1e-4
@@ -43,7 +46,7 @@ def close(found: Tensor, exact: Tensor) -> None:
 
 def convolved(x: Tensor, weight: Tensor, bias: Tensor, **how: Any) -> Tensor:
     slope = winograd.padded(how.pop("slope", None), len(weight), 1)
-    u, biases = winograd.transformed(weight), winograd.padded(bias, len(weight), 0)
+    u, biases = winograd.transformed(weight).numpy(), winograd.padded(bias, len(weight), 0)
     return winograd.convolve(winograd.pixels(x), u, biases, slope, len(weight), **how)
 
 
@@ -72,10 +75,10 @@ def test_any_number_of_channels(inputs: int, outputs: int) -> None:
     close(convolved(*arguments), direct(*arguments))
 
 
-@pytest.mark.parametrize("tiles", [1, 2, 3, 7, 100])
-def test_bands_of_every_size_give_the_same(tiles: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("group", [12, 36])
+def test_groups_of_every_size_give_the_same(group: int, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = case(2, 5, 20, 22, 18)
-    monkeypatch.setattr(winograd, "band", lambda: tiles)
+    monkeypatch.setattr(winograd, "_GROUP", group)
     close(convolved(*arguments), direct(*arguments))
 
 
@@ -98,8 +101,8 @@ def test_an_activation_has_a_slope_for_each_channel(channels: int) -> None:
 def test_a_result_is_added_to_a_base(channels: int) -> None:
     x, weight, bias = case(2, 16, channels, 9, 10)
     base = torch.rand(2, channels, 9, 10)
-    found = convolved(x, weight, bias, base=winograd.pixels(base), factor=0.2)
-    close(found, base + 0.2 * direct(x, weight, bias))
+    found = convolved(x, weight, bias, base=winograd.pixels(base))
+    close(found, base + direct(x, weight, bias))
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 6), (16, 9)])
@@ -206,3 +209,87 @@ def test_without_numba_everything_is_left_to_pytorch(monkeypatch: pytest.MonkeyP
     network = small()
     winograd.accelerate(network)
     network(torch.rand(1, 3, 8, 8))
+
+
+SMALL: dict[str, Any] = {"features": 20, "growth": 7, "blocks": 2}
+
+
+def networks() -> list[Any]:
+    return [
+        pytest.param(lambda: RRDBNet(**SMALL), id="plain"),
+        pytest.param(lambda: RRDBNet(**SMALL, scale=1), id="x1 plain"),
+        pytest.param(lambda: RRDBNet(**SMALL, scale=8, output_activation="sigmoid"), id="x8"),
+        pytest.param(lambda: RRDBNet(**SMALL, scale=2, unshuffle=2), id="x2 unshuffled"),
+        pytest.param(lambda: RRDBNet(**SMALL, scale=1, unshuffle=4), id="x1 unshuffled"),
+        pytest.param(lambda: RRDBNet(**SMALL, fusion_kernel=1, hr_kernel=5), id="kernels"),
+        pytest.param(lambda: RRDBNet(**SMALL, upsampling="pixelshuffle", output_activation="tanh"), id="pixelshuffle"),
+        pytest.param(lambda: RRDBNet(**SMALL, upsampling="transposed", residual_scale=0.7), id="transposed"),
+        pytest.param(lambda: Compact(features=20, convolutions=3), id="compact"),
+        pytest.param(lambda: Compact(features=6, convolutions=0, scale=3, activation="relu"), id="compact x3"),
+        pytest.param(lambda: Compact(features=16, convolutions=2, scale=1, activation="leakyrelu"), id="compact x1"),
+    ]
+
+
+def made(make: Callable[[], Any]) -> Any:
+    """A network whose slopes differ from channel to channel."""
+    torch.manual_seed(5)
+    network = make().eval().requires_grad_(False)
+    for module in network.modules():
+        if isinstance(module, nn.PReLU):
+            nn.init.uniform_(module.weight, -0.2, 0.5)
+    return network
+
+
+@pytest.mark.parametrize("make", networks())
+@pytest.mark.parametrize(("n", "height", "width"), [(1, 1, 1), (2, 13, 9), (1, 24, 40)])
+@pytest.mark.parametrize("tiles", [12, 48])
+def test_an_accelerated_network_gives_what_the_network_gives(
+    make: Any, n: int, height: int, width: int, tiles: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(winograd, "band", lambda: tiles)
+    network = made(make)
+    fast = accelerated(network)
+    assert fast is not None
+    x = torch.rand(n, 3, height, width)
+    y = fast(x)
+    close(y, network.double()(x.double()))
+    assert torch.equal(fast(x), y)
+
+
+@pytest.mark.parametrize("make", networks())
+def test_an_accelerated_network_tells_of_its_work(make: Any) -> None:
+    network, told = made(make), list[int]()
+    fast = accelerated(network, told.append)
+    assert fast is not None
+    fast(torch.rand(1, 3, 8, 12))
+    operations = fast.trunk_operations + fast.head_operations
+    assert sum(told) == operations * 8 * 12 // network.unshuffle**2
+    assert fast.settings() == network.settings()
+
+
+@pytest.mark.parametrize("make", networks())
+def test_working_memory_is_as_large_as_stated(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = winograd.Workspace()
+    monkeypatch.setattr(winograd, "WORKSPACE", workspace)
+    fast = accelerated(made(make))
+    assert fast is not None
+    fast(torch.rand(1, 3, 40, 72))
+    assert 0 < workspace.size <= fast.workspace_floats(72 // fast.unshuffle)
+
+
+def test_results_of_an_accelerated_network_stay_as_they_are() -> None:
+    fast = accelerated(made(lambda: RRDBNet(**SMALL)))
+    assert fast is not None
+    first = fast.features(torch.rand(1, 3, 16, 16))
+    before = first.clone()
+    fast.features(torch.rand(1, 3, 16, 16))
+    assert torch.equal(first, before)
+
+
+def test_other_networks_are_not_accelerated(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(Compact):
+        pass
+
+    assert accelerated(Other()) is None
+    monkeypatch.setenv("SRUP_WINOGRAD", "0")
+    assert accelerated(Compact()) is None

@@ -1,10 +1,9 @@
 """Fast 3x3 convolutions on the CPU: Winograd's F(4x4, 3x3), forward and backward.
 
 Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2015 (arXiv:1509.09308): a tile of 4 x 4 results
-takes 36 multiplications for each pair of channels in place of 144. Tiles are transformed by kernels that numba
-compiles, and multiplied by PyTorch's matrix products; both share one pool of OpenMP threads. Only convolutions of
-stride 1, padding 1 and float32 are computed this way. Without numba, or with SRUP_WINOGRAD=0 in the environment,
-nothing is, and PyTorch's own convolutions do everything.
+takes 36 multiplications for each pair of channels in place of 144. The kernels are compiled by numba and share
+PyTorch's pool of OpenMP threads. Only convolutions of stride 1, padding 1 and float32 are computed this way. Without
+numba, or with SRUP_WINOGRAD=0 in the environment, nothing is, and PyTorch's own convolutions do everything.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import importlib
 import os
 import platform
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -24,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -33,20 +32,27 @@ LANES = 16
 PLACES = 36
 """Of a transformed tile."""
 _KERNELS = "upscaler.model.winograd_kernels"
-# Of one band, for each thread: what is transformed is still in the thread's cache when it is multiplied. Odd, because
-# the places of a tile would else lie in the same few lines of the cache.
-_BAND, _LARGEST_BAND = 127, 511
+# Tiles that a thread works on at a time: what is transformed is still in its cache when it is multiplied. Of either
+# number of ``ROWS`` a multiple.
+_GROUP = 24
+# Likewise for the gradient of weights, where the sums are read and written once for so many tiles.
+_BAND = 96
 _G = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], dtype=torch.float64).div_(
     24
 )
 # A 3 x 3 kernel's nine numbers to the 36 of G g G^T.
 _GG = torch.kron(_G, _G)
-_NOTHING = np.empty((0, 0, 0, 0), np.float32)
+NOTHING = np.empty((0, 0, 0, 0), np.float32)
 
 
 def available() -> bool:
     """Whether convolutions can be computed here in this way: numba is installed and shares PyTorch's threads."""
     return os.environ.get("SRUP_WINOGRAD") != "0" and _numba_version() != ""
+
+
+def usable() -> bool:
+    """Whether it is available and its kernels work, which are loaded, or compiled, to know."""
+    return available() and kernels() is not None
 
 
 def ready() -> bool:
@@ -91,10 +97,9 @@ def kernels() -> Any:
     try:
         module = importlib.import_module(_KERNELS)
         # Each kernel is used with arguments of one kind only, so that one call compiles it.
-        picture, tile = np.zeros((1, 1, 1, 1), np.float32), np.zeros((PLACES, 1, LANES), np.float32)
-        module.spread(picture, 0, 0, tile, 0, 1)
-        module.spread_gradients(picture, 0, tile, 1)
-        module.gather(tile, tile[0, 0], tile[0, 0], _NOTHING, np.float32(1), 0, picture, 1)
+        four, flat = np.zeros((1, PLACES, 2, LANES), np.float32), np.zeros(LANES, np.float32)
+        module.convolve(four, 0, 0, 0, four, 0, False, four, four, flat, flat, NOTHING, np.float32(1), four)
+        module.weigh(NOTHING, NOTHING, four[0], four[0], four[0], 1)
     except ValueError:  # no threading layer
         return None
     finally:
@@ -105,7 +110,7 @@ def kernels() -> Any:
     return module if module.shares_threads() else None
 
 
-def _shared_out() -> tuple[Any, int]:
+def shared_out() -> tuple[Any, int]:
     """The kernels and the number of parts in which to share the work out to PyTorch's threads."""
     use, threads = kernels(), torch.get_num_threads()
     use.share(threads)
@@ -118,15 +123,13 @@ def rounded(channels: int) -> int:
 
 
 def band() -> int:
-    """Tiles that are worked on together."""
-    return min(_BAND * torch.get_num_threads(), _LARGEST_BAND) | 1
+    """Tiles of a band of which the transformed inputs are kept: a few for every thread, and a multiple of ``ROWS``."""
+    return 48 * torch.get_num_threads()
 
 
-def bands(tiles: int) -> Iterator[tuple[int, int]]:
-    """(first tile, number of tiles) of the bands, one after another."""
-    step = band()
-    for first in range(0, tiles, step):
-        yield first, min(step, tiles - first)
+def workspace_floats(inputs: int, outputs: int) -> int:
+    """Floats of working memory for a convolution of so many channels."""
+    return torch.get_num_threads() * PLACES * (_GROUP + 1) * (rounded(inputs) + rounded(outputs))
 
 
 def tiles_of(height: int, width: int) -> int:
@@ -147,16 +150,23 @@ class Workspace(threading.local):
             self._arrays[name] = np.empty(count, np.float32)
         return self._arrays[name][:count].reshape(shape)
 
+    @property
+    def size(self) -> int:
+        """Floats held."""
+        return sum(array.size for array in self._arrays.values())
+
 
 WORKSPACE = Workspace()
 
 
 def transformed(weight: Tensor) -> Tensor:
-    """Weights (O, I, 3, 3) to G g G^T: (36, I, O), the channels rounded up with zeros."""
+    """Weights (O, I, 3, 3) to G g G^T: (36, O / 16, I, 16), the channels rounded up with zeros."""
     outputs, inputs = weight.shape[:2]
-    u = weight.new_zeros((PLACES, rounded(inputs), rounded(outputs)))
-    spread = weight.reshape(outputs * inputs, 9) @ _GG.to(weight.dtype).T
-    u[:, :inputs, :outputs] = spread.view(outputs, inputs, PLACES).permute(2, 1, 0)
+    wide, lots = rounded(inputs), rounded(outputs) // LANES
+    u = weight.new_zeros((PLACES, lots, wide, LANES))
+    spread = (weight.reshape(outputs * inputs, 9) @ _GG.to(weight.dtype).T).view(outputs, inputs, PLACES)
+    spread = F.pad(spread, (0, 0, 0, 0, 0, -outputs % LANES)).view(lots, LANES, inputs, PLACES)
+    u[:, :, :inputs] = spread.permute(3, 0, 2, 1)
     return u
 
 
@@ -173,18 +183,22 @@ def padded(values: Tensor | None, channels: int, otherwise: float) -> _Floats:
     return result
 
 
+def products(outputs: int) -> _Floats:
+    """Working memory for products of so many channels, for every thread."""
+    return WORKSPACE.floats("products", torch.get_num_threads(), PLACES, _GROUP + 1, outputs)
+
+
 def convolve(
     x: _Floats,
-    u: Tensor,
+    u: _Floats,
     bias: _Floats,
     slope: _Floats,
     channels: int,
     *,
     doubling: int = 0,
-    base: _Floats = _NOTHING,
-    factor: float = 1.0,
+    base: _Floats = NOTHING,
 ) -> Tensor:
-    """``base + factor * activation(convolution + bias)`` as a tensor (N, channels, H, W) in channels_last.
+    """``base + activation(convolution + bias)`` as a tensor (N, channels, H, W) in channels_last.
 
     Args:
         x: (N, H, W, C).
@@ -195,33 +209,26 @@ def convolve(
         doubling: 1 to enlarge ``x`` twice by nearest neighbour before it is convolved.
         base: (N, H, W, channels).
     """
-    use, parts = _shared_out()
+    use, threads = shared_out()
     n, height, width = x.shape[0], x.shape[1] << doubling, x.shape[2] << doubling
-    y = torch.empty((n, height, width, channels))
-    result = y.numpy()
-    for first, count in bands(n * tiles_of(height, width)):
-        v = WORKSPACE.floats("inputs", PLACES, count, u.shape[1])
-        m = WORKSPACE.floats("products", PLACES, count, u.shape[2])
-        use.spread(x, doubling, first, v, 0, parts)
-        torch.bmm(torch.from_numpy(v), u, out=torch.from_numpy(m))
-        use.gather(m, bias, slope, base, np.float32(factor), first, result, parts)
-    return y.permute(0, 3, 1, 2)
+    y = np.empty((n, height, width, channels), np.float32)
+    v = WORKSPACE.floats("inputs", threads, PLACES, _GROUP + 1, u.shape[2])
+    tiles, m, one = n * tiles_of(height, width), products(len(bias)), np.float32(1)
+    use.convolve(x, doubling, 0, tiles, v, 0, False, u, m, bias, slope, base, one, y)
+    return torch.from_numpy(y).permute(0, 3, 1, 2)
 
 
 def weight_gradient(x: _Floats, dy: _Floats) -> Tensor:
     """The gradient (O, I, 3, 3) of the weights, from inputs (N, H, W, I) and the gradient of results (N, H, W, O)."""
-    use, parts = _shared_out()
-    n, height, width, inputs = x.shape
-    outputs = dy.shape[3]
-    du = torch.zeros((PLACES, rounded(inputs), rounded(outputs)))
-    for first, count in bands(n * tiles_of(height, width)):
-        v = WORKSPACE.floats("inputs", PLACES, count, du.shape[1])
-        dm = WORKSPACE.floats("products", PLACES, count, du.shape[2])
-        use.spread(x, 0, first, v, 0, parts)
-        use.spread_gradients(dy, first, dm, parts)
-        torch.baddbmm(du, torch.from_numpy(v).transpose(1, 2), torch.from_numpy(dm), out=du)
-    du = du[:, :inputs, :outputs].permute(2, 1, 0).reshape(outputs * inputs, PLACES)
-    return (du @ _GG.to(torch.float32)).view(outputs, inputs, 3, 3)
+    use, threads = shared_out()
+    inputs, outputs = x.shape[3], dy.shape[3]
+    tiles = _BAND * threads + 1
+    v = WORKSPACE.floats("inputs", PLACES, tiles, rounded(inputs))
+    dm = WORKSPACE.floats("products", PLACES, tiles, rounded(outputs))
+    du = np.zeros((PLACES, -(-v.shape[2] // use.ROWS) * use.ROWS, dm.shape[2]), np.float32)
+    use.weigh(x, dy, v, dm, du, threads)
+    spread = torch.from_numpy(du)[:, :inputs, :outputs].permute(2, 1, 0).reshape(outputs * inputs, PLACES)
+    return (spread @ _GG.to(torch.float32)).view(outputs, inputs, 3, 3)
 
 
 class WinogradConvolution(torch.autograd.Function):
@@ -236,7 +243,7 @@ class WinogradConvolution(torch.autograd.Function):
         ctx.has_bias = bias is not None
         outputs = weight.shape[0]
         no_slope = padded(None, outputs, 1)
-        return convolve(pixels(x), transformed(weight.detach()), padded(bias, outputs, 0), no_slope, outputs)
+        return convolve(pixels(x), transformed(weight.detach()).numpy(), padded(bias, outputs, 0), no_slope, outputs)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Any:
@@ -251,7 +258,7 @@ class WinogradConvolution(torch.autograd.Function):
         dx = dw = db = None
         if wanted[0]:
             # The convolution by which dy becomes dx has the kernels turned by half and the channels exchanged.
-            u = transformed(weight.flip(2, 3).transpose(0, 1))
+            u = transformed(weight.flip(2, 3).transpose(0, 1)).numpy()
             dx = convolve(gradient, u, padded(None, inputs, 0), padded(None, inputs, 1), inputs)
         if wanted[1]:
             dw = weight_gradient(pixels(x), gradient)
@@ -266,7 +273,7 @@ def accelerate(network: nn.Module) -> None:
     Modules, parameters and their names stay as they are. Calls with other tensors, as under autocast or on another
     device, are PyTorch's own, and all of them are where this is not available.
     """
-    if not available() or kernels() is None:
+    if not usable():
         return
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and suits(module):

@@ -1,12 +1,13 @@
-"""The transforms of Winograd's F(4x4, 3x3), compiled by numba; ``winograd.py`` imports this file when it needs it.
+"""The kernels of Winograd's F(4x4, 3x3), compiled by numba; ``winograd.py`` imports this file when it needs it.
 
 Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2015 (arXiv:1509.09308), section 4.3: a tile of
-4 x 4 results is A^T [(G g G^T) * (B^T d B)] A of the 6 x 6 inputs d around it. Here d becomes B^T d B (``spread``),
-products become results (``gather``), and the gradient of results that of products (``spread_gradients``).
+4 x 4 results is A^T [(G g G^T) * (B^T d B)] A of the 6 x 6 inputs d around it. Over many tiles and channels the
+product in the middle is 36 products of matrices. Here d becomes B^T d B (``_spread``), is multiplied (``_multiply``),
+and becomes results (``_gather``), a few tiles at a time, so that all of it stays in a processor's cache.
 
 Pictures are (N, H, W, C), contiguous float32. Tiles are numbered over all pictures, row by row. Transformed tiles are
-(36, tiles, C): the place in the tile, the tile counted from the first one of a call, the channel. Their channels are
-multiples of 16, so that sixteen at a time are vectors; those that a picture does not have are zero.
+(36, tiles, C): the place in the tile, the tile, the channel. Their channels are multiples of 16, so that sixteen at a
+time are vectors; those that a picture does not have are zero. All sums are made in one order, whatever the threads.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ from typing import Any, ParamSpec
 
 import numba
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite import binding, ir  # type: ignore[import-untyped]
 from numba import njit, prange, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 LANES = 16
 """Channels that are worked on together."""
+# Rows of a product that are made together: as many sums of sixteen channels as the registers hold.
+ROWS = 12 if binding.get_host_cpu_features().get("avx512f") else 6
 
 _Floats = NDArray[np.float32]
 _Matrix = tuple[tuple[int, ...], ...]
@@ -93,14 +97,14 @@ def _multiplication(matrix: _Matrix) -> Any:
         return context.get_dummy_value()
 
     @_instructions
-    def multiply(typing: Any, source: Any, start: Any, step: Any, to: Any, first: Any, stride: Any) -> Any:  # noqa: ARG001
+    def multiply(_: Any, source: Any, _start: Any, _step: Any, to: Any, _first: Any, _stride: Any) -> Any:
         return types.void(source, types.int64, types.int64, to, types.int64, types.int64), generate
 
     return multiply
 
 
 @_instructions
-def _activate(typing: Any, values: Any, start: Any, bias: Any, slope: Any, channel: Any) -> Any:  # noqa: ARG001
+def _activate(_: Any, values: Any, _start: Any, bias: Any, slope: Any, _channel: Any) -> Any:
     """Sixteen values at ``start``, in place: the bias is added, then what is negative is multiplied by the slope."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -117,8 +121,64 @@ def _activate(typing: Any, values: Any, start: Any, bias: Any, slope: Any, chann
     return types.void(values, types.int64, bias, slope, types.int64), generate
 
 
+def _product(*, onto: bool) -> Any:
+    """A function for ``ROWS`` x 16 of a product: ``(a, start, row, step, depth, b, first, width, c, to, line)``.
+
+    Element (i, k) of the left matrix is ``a[start + i * row + k * step]``; the sixteen of row k of the right one begin
+    at ``b[first + k * width]``, those of row i of the result at ``c[to + i * line]``. The sums stay in registers.
+
+    Args:
+        onto: the sums go on from what is in the result already.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kinds = signature.args
+        a, start, row, step, depth, b, first, width, c, to, line = arguments
+        left = context.make_array(kinds[0])(context, builder, a).data
+        nothing, zeros = ir.Constant(_VECTOR, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), LANES), None)
+        results = [
+            _place(context, builder, kinds[8], c, builder.add(to, builder.mul(line, ir.Constant(line.type, i))))
+            for i in range(ROWS)
+        ]
+        begin = [builder.load(each, align=4) if onto else ir.Constant(_VECTOR, [0.0] * LANES) for each in results]
+        sums = [cgutils.alloca_once_value(builder, value) for value in begin]  # type: ignore[no-untyped-call]
+        with cgutils.for_range(builder, depth) as loop:
+            place = _place(context, builder, kinds[5], b, builder.add(first, builder.mul(loop.index, width)))
+            right = builder.load(place, align=4)
+            column = builder.add(start, builder.mul(loop.index, step))
+            for i, total in enumerate(sums):
+                offset = builder.add(column, builder.mul(row, ir.Constant(row.type, i)))
+                value = builder.load(builder.gep(left, [offset]))
+                value = builder.insert_element(nothing, value, ir.Constant(ir.IntType(32), 0))
+                term = builder.fmul(builder.shuffle_vector(value, nothing, zeros), right, flags=_CONTRACT)
+                builder.store(builder.fadd(builder.load(total), term, flags=_CONTRACT), total)
+        for total, result in zip(sums, results, strict=True):
+            builder.store(builder.load(total), result, align=4)
+        return context.get_dummy_value()
+
+    @_instructions
+    def multiply(
+        _: Any,
+        a: Any,
+        _start: Any,
+        _row: Any,
+        _step: Any,
+        _depth: Any,
+        b: Any,
+        _first: Any,
+        _width: Any,
+        c: Any,
+        _to: Any,
+        _line: Any,
+    ) -> Any:
+        whole = types.int64
+        return types.void(a, whole, whole, whole, whole, b, whole, whole, c, whole, whole), generate
+
+    return multiply
+
+
 @_instructions
-def _add(typing: Any, values: Any, start: Any, factor: Any, base: Any, first: Any) -> Any:  # noqa: ARG001
+def _add(_: Any, values: Any, _start: Any, _factor: Any, base: Any, _first: Any) -> Any:
     """Sixteen values at ``start``, in place: multiplied by the factor and added to those of ``base``."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -139,25 +199,106 @@ _to_inputs = _multiplication(_BT)
 _to_results = _multiplication(_AT)
 _to_gradients = _multiplication(_A)
 _copy = _multiplication(((1,),))
+_multiply_block = _product(onto=False)
+_multiply_block_onto = _product(onto=True)
 
 
 @_helper
 def _patch(x: _Floats, doubling: int, n: int, top: int, left: int, edge: int, start: int, to: _Floats) -> None:
     """``edge`` x ``edge`` pixels to (edge * edge, 16); zeros outside the picture and beyond its channels."""
-    height, width = x.shape[1] << doubling, x.shape[2] << doubling
-    lanes = min(LANES, x.shape[3] - start)
+    height, width, channels = x.shape[1], x.shape[2], x.shape[3]
+    values = x.reshape(-1)
     for i in range(edge):
         for j in range(edge):
-            line, y, column = to[(i * edge + j) * LANES :], top + i, left + j
-            if 0 <= y < height and 0 <= column < width:
-                pixel = x[n, y >> doubling, column >> doubling, start:]
-                for c in range(lanes):
-                    line[c] = pixel[c]
-                for c in range(lanes, LANES):
-                    line[c] = 0
+            place, y, column = (i * edge + j) * LANES, (top + i) >> doubling, (left + j) >> doubling
+            inside = 0 <= y < height and 0 <= column < width
+            pixel = ((n * height + y) * width + column) * channels + start
+            if inside and start + LANES <= channels:
+                _copy(x, pixel, 0, to, place, 0)
             else:
                 for c in range(LANES):
-                    line[c] = 0
+                    to[place + c] = values[pixel + c] if inside and start + c < channels else 0
+
+
+@_helper
+def _spread(
+    x: _Floats, doubling: int, first: int, count: int, v: _Floats, origin: int, wide: int, plane: int, scratch: _Floats
+) -> None:
+    """``count`` tiles of pictures to B^T d B, at ``v[origin + place * plane + tile * wide + channel]``."""
+    height, width, channels = x.shape[1] << doubling, x.shape[2] << doubling, x.shape[3]
+    rows, columns = (height + 3) // 4, (width + 3) // 4
+    patch, half = scratch[: 36 * LANES], scratch[36 * LANES :]
+    for tile in range(count):
+        n, place = divmod(first + tile, rows * columns)
+        top, left = place // columns * 4 - 1, place % columns * 4 - 1
+        inside = doubling == 0 and top >= 0 and left >= 0 and top + 6 <= height and left + 6 <= width
+        for start in range(0, channels, LANES):
+            if inside and start + LANES <= channels:
+                corner = ((n * height + top) * width + left) * channels + start
+                for j in range(6):
+                    _to_inputs(x, corner + j * channels, width * channels, half, j * LANES, 6 * LANES)
+            else:
+                _patch(x, doubling, n, top, left, 6, start, patch)
+                for j in range(6):
+                    _to_inputs(patch, j * LANES, 6 * LANES, half, j * LANES, 6 * LANES)
+            goal = origin + tile * wide + start
+            for i in range(6):
+                _to_inputs(half, 6 * i * LANES, LANES, v, goal + 6 * i * plane, plane)
+
+
+@_helper
+def _multiply(v: _Floats, origin: int, wide: int, plane: int, blocks: int, u: _Floats, m: _Floats, line: int) -> None:
+    """Transformed tiles times ``u``: ``ROWS * blocks`` of them to ``m[place * line + tile * O + channel]``."""
+    lots, inputs = u.shape[1], u.shape[2]
+    weights, outputs = u.reshape(-1), lots * LANES
+    for place in range(36):
+        for block in range(blocks):
+            source, target = origin + place * plane + block * ROWS * wide, place * line + block * ROWS * outputs
+            for lot in range(lots):
+                right = (place * lots + lot) * inputs * LANES
+                _multiply_block(v, source, wide, 1, inputs, weights, right, LANES, m, target + lot * LANES, outputs)
+
+
+@_helper
+def _gather(
+    m: _Floats,
+    line: int,
+    bias: _Floats,
+    slope: _Floats,
+    base: _Floats,
+    factor: np.float32,
+    first: int,
+    count: int,
+    y: _Floats,
+    scratch: _Floats,
+) -> None:
+    """Products to ``count`` tiles of pictures: ``activation(A^T M A + bias)``, or ``base + factor *`` that."""
+    height, width, channels = y.shape[1], y.shape[2], y.shape[3]
+    rows, columns, wide = (height + 3) // 4, (width + 3) // 4, len(bias)
+    before, after, added = base.reshape(-1), y.reshape(-1), base.size > 0
+    half, done = scratch[: 24 * LANES], scratch[24 * LANES :]
+    for tile in range(count):
+        n, place = divmod(first + tile, rows * columns)
+        top, left = place // columns * 4, place % columns * 4
+        for start in range(0, channels, LANES):
+            for j in range(6):
+                _to_results(m, tile * wide + start + j * line, 6 * line, half, j * LANES, 6 * LANES)
+            for i in range(4):
+                _to_results(half, 6 * i * LANES, LANES, done, 4 * i * LANES, LANES)
+            lanes = min(LANES, channels - start)
+            for i in range(min(4, height - top)):
+                for j in range(min(4, width - left)):
+                    values = (4 * i + j) * LANES
+                    pixel = ((n * height + top + i) * width + left + j) * channels + start
+                    _activate(done, values, bias, slope, start)
+                    if lanes == LANES:
+                        if added:
+                            _add(done, values, factor, base, pixel)
+                        _copy(done, values, 0, y, pixel, 0)
+                    else:
+                        for c in range(lanes):
+                            value = done[values + c]
+                            after[pixel + c] = before[pixel + c] + factor * value if added else value
 
 
 def share(threads: int) -> None:
@@ -173,118 +314,121 @@ def shares_threads() -> bool:
 
 
 @_kernel
-def spread(x: _Floats, doubling: int, first: int, v: _Floats, channel: int, parts: int) -> None:
-    """Tiles of pictures to B^T d B.
+def convolve(
+    x: _Floats,
+    doubling: int,
+    first: int,
+    tiles: int,
+    v: _Floats,
+    channel: int,
+    kept: bool,
+    u: _Floats,
+    m: _Floats,
+    bias: _Floats,
+    slope: _Floats,
+    base: _Floats,
+    factor: np.float32,
+    y: _Floats,
+) -> None:
+    """``activation(convolution + bias)``, or ``base + factor *`` that, for some of the tiles.
 
     Args:
         x: (N, H, W, C).
         doubling: 1 to take the pictures as if enlarged twice by nearest neighbour, else 0.
-        first: tile that becomes ``v[:, 0]``.
-        v: (36, tiles, channels), contiguous.
-        channel: of ``v`` that becomes the first one of ``x``.
-        parts: in which the work is shared out.
+        first, tiles: the first one and their number.
+        v: for transformed inputs: (parts, 36, tiles at a time, channels) or, where they are ``kept``, (1, 36, tiles
+            rounded up to ``ROWS``, channels).
+        channel: of ``v`` that is the first one of ``x``.
+        kept: all inputs stay in ``v``, and those of other channels are there from earlier calls.
+        u: (36, O / 16, I, 16), weights of the first I channels of ``v``; O is rounded up.
+        m: (parts, 36, tiles at a time, O), for products; the tiles are a multiple of ``ROWS``, and one more that keeps
+            the places of a tile from lying in the same few lines of the cache.
+        bias: (O,).
+        slope: (O,), by which negative values are multiplied; 1 is no activation.
+        base: of the shape of ``y``, but not the same; without elements, nothing is added to.
+        factor: on what is added to ``base``.
+        y: (N, H, W, up to O), of which these tiles are filled.
     """
-    height, width, channels = x.shape[1] << doubling, x.shape[2] << doubling, x.shape[3]
-    rows, columns = (height + 3) // 4, (width + 3) // 4
-    tiles, wide = v.shape[1], v.shape[2]
-    patches, halves = np.empty((parts, 36 * LANES), np.float32), np.empty((parts, 36 * LANES), np.float32)
-    for part in prange(parts):
-        patch, half = patches[part], halves[part]
-        for tile in range(tiles * part // parts, tiles * (part + 1) // parts):
-            n, place = divmod(first + tile, rows * columns)
-            top, left = place // columns * 4 - 1, place % columns * 4 - 1
-            inside = doubling == 0 and top >= 0 and left >= 0 and top + 6 <= height and left + 6 <= width
-            for start in range(0, channels, LANES):
-                if inside and start + LANES <= channels:
-                    corner = ((n * height + top) * width + left) * channels + start
-                    for j in range(6):
-                        _to_inputs(x, corner + j * channels, width * channels, half, j * LANES, 6 * LANES)
-                else:
-                    _patch(x, doubling, n, top, left, 6, start, patch)
-                    for j in range(6):
-                        _to_inputs(patch, j * LANES, 6 * LANES, half, j * LANES, 6 * LANES)
-                goal, plane = tile * wide + channel + start, tiles * wide
-                for i in range(6):
-                    _to_inputs(half, 6 * i * LANES, LANES, v, goal + 6 * i * plane, plane)
+    parts, group = m.shape[0], m.shape[2] - 1
+    wide, plane, line = v.shape[3], v.shape[2] * v.shape[3], m.shape[2] * m.shape[3]
+    blocks = (tiles + ROWS - 1) // ROWS
+    scratches = np.empty((parts, 72 * LANES), np.float32)
+    for number in prange(parts):
+        part = np.int64(number)  # what counts in parallel is unsigned, which does not mix with signed numbers
+        inputs, products, scratch = v[0 if kept else part].reshape(-1), m[part].reshape(-1), scratches[part]
+        stop = min(blocks * (part + 1) // parts * ROWS, tiles)
+        for start in range(blocks * part // parts * ROWS, stop, group):
+            count, origin = min(group, stop - start), start * wide if kept else 0
+            _spread(x, doubling, first + start, count, inputs, origin + channel, wide, plane, scratch)
+            _multiply(inputs, origin, wide, plane, (count + ROWS - 1) // ROWS, u, products, line)
+            _gather(products, line, bias, slope, base, factor, first + start, count, y, scratch)
 
 
-@_kernel
-def spread_gradients(dy: _Floats, first: int, dm: _Floats, parts: int) -> None:
-    """Tiles of the results' gradient to A dY A^T, the gradient of the products.
-
-    Args:
-        dy: (N, H, W, C).
-        first: tile that becomes ``dm[:, 0]``.
-        dm: (36, tiles, C rounded up to 16), contiguous.
-        parts: in which the work is shared out.
-    """
+@_helper
+def _spread_gradients(
+    dy: _Floats, first: int, count: int, dm: _Floats, origin: int, wide: int, plane: int, scratch: _Floats
+) -> None:
+    """``count`` tiles of the results' gradient to A dY A^T, that of the products; sixteen channels are a matrix."""
     height, width, channels = dy.shape[1], dy.shape[2], dy.shape[3]
     rows, columns = (height + 3) // 4, (width + 3) // 4
-    tiles, wide = dm.shape[1], dm.shape[2]
-    patches, halves = np.empty((parts, 16 * LANES), np.float32), np.empty((parts, 24 * LANES), np.float32)
-    for part in prange(parts):
-        patch, half = patches[part], halves[part]
-        for tile in range(tiles * part // parts, tiles * (part + 1) // parts):
-            n, place = divmod(first + tile, rows * columns)
-            top, left = place // columns * 4, place % columns * 4
-            inside = top + 4 <= height and left + 4 <= width
-            for start in range(0, channels, LANES):
-                if inside and start + LANES <= channels:
-                    corner = ((n * height + top) * width + left) * channels + start
-                    for j in range(4):
-                        _to_gradients(dy, corner + j * channels, width * channels, half, j * LANES, 4 * LANES)
-                else:
-                    _patch(dy, 0, n, top, left, 4, start, patch)
-                    for j in range(4):
-                        _to_gradients(patch, j * LANES, 4 * LANES, half, j * LANES, 4 * LANES)
-                goal, plane = tile * wide + start, tiles * wide
-                for i in range(6):
-                    _to_gradients(half, 4 * i * LANES, LANES, dm, goal + 6 * i * plane, plane)
+    patch, half = scratch[: 36 * LANES], scratch[36 * LANES :]
+    for tile in range(count):
+        n, place = divmod(first + tile, rows * columns)
+        top, left = place // columns * 4, place % columns * 4
+        for start in range(0, channels, LANES):
+            if top + 4 <= height and left + 4 <= width and start + LANES <= channels:
+                corner = ((n * height + top) * width + left) * channels + start
+                for j in range(4):
+                    _to_gradients(dy, corner + j * channels, width * channels, half, j * LANES, 4 * LANES)
+            else:
+                _patch(dy, 0, n, top, left, 4, start, patch)
+                for j in range(4):
+                    _to_gradients(patch, j * LANES, 4 * LANES, half, j * LANES, 4 * LANES)
+            goal = origin + tile * wide + start
+            for i in range(6):
+                _to_gradients(half, 4 * i * LANES, LANES, dm, goal + 6 * i * plane, plane)
 
 
 @_kernel
-def gather(
-    m: _Floats, bias: _Floats, slope: _Floats, base: _Floats, factor: np.float32, first: int, y: _Floats, parts: int
-) -> None:
-    """Products to tiles of pictures: ``activation(A^T M A + bias)``, or ``base + factor * `` that.
+def weigh(x: _Floats, dy: _Floats, v: _Floats, dm: _Floats, du: _Floats, parts: int) -> None:
+    """The gradient of transformed weights, V^T dM, added to ``du``.
 
     Args:
-        m: (36, tiles, C rounded up to 16), contiguous.
-        bias: as many numbers as ``m`` has channels.
-        slope: as many, by which negative values are multiplied; 1 is no activation.
-        base: (N, H, W, C), not ``y`` itself; without elements, nothing is added to.
-        factor: on what is added to ``base``.
-        first: tile that is ``m[:, 0]``.
-        y: (N, H, W, C), of which these tiles are filled.
+        x: (N, H, W, I).
+        dy: (N, H, W, O), the gradient of results.
+        v: (36, tiles at a time + 1, I rounded up), working memory.
+        dm: (36, tiles at a time + 1, O rounded up), working memory.
+        du: (36, I rounded up to ``ROWS`` and 16, O rounded up).
         parts: in which the work is shared out.
     """
-    height, width, channels = y.shape[1], y.shape[2], y.shape[3]
-    rows, columns = (height + 3) // 4, (width + 3) // 4
-    tiles, wide = m.shape[1], m.shape[2]
-    before, after, added = base.reshape(-1), y.reshape(-1), base.size > 0
-    halves, dones = np.empty((parts, 24 * LANES), np.float32), np.empty((parts, 16 * LANES), np.float32)
-    for part in prange(parts):
-        half, done = halves[part], dones[part]
-        for tile in range(tiles * part // parts, tiles * (part + 1) // parts):
-            n, place = divmod(first + tile, rows * columns)
-            top, left = place // columns * 4, place % columns * 4
-            for start in range(0, channels, LANES):
-                goal, plane = tile * wide + start, tiles * wide
-                for j in range(6):
-                    _to_results(m, goal + j * plane, 6 * plane, half, j * LANES, 6 * LANES)
-                for i in range(4):
-                    _to_results(half, 6 * i * LANES, LANES, done, 4 * i * LANES, LANES)
-                lanes = min(LANES, channels - start)
-                for i in range(min(4, height - top)):
-                    for j in range(min(4, width - left)):
-                        values = (4 * i + j) * LANES
-                        pixel = ((n * height + top + i) * width + left + j) * channels + start
-                        _activate(done, values, bias, slope, start)
-                        if lanes == LANES:
-                            if added:
-                                _add(done, values, factor, base, pixel)
-                            _copy(done, values, 0, y, pixel, 0)
-                        else:
-                            for c in range(lanes):
-                                value = done[values + c]
-                                after[pixel + c] = before[pixel + c] + factor * value if added else value
+    tiles = x.shape[0] * ((x.shape[1] + 3) // 4) * ((x.shape[2] + 3) // 4)
+    band, wide, outputs = v.shape[1] - 1, v.shape[2], dm.shape[2]
+    inputs, gradients, weights = v.reshape(-1), dm.reshape(-1), du.reshape(-1)
+    plane, line, sheet = v.shape[1] * wide, dm.shape[1] * outputs, du.shape[1] * outputs
+    scratches = np.empty((parts, 72 * LANES), np.float32)
+    for first in range(0, tiles, band):
+        count = min(band, tiles - first)
+        for number in prange(parts):
+            part = np.int64(number)
+            start, stop = count * part // parts, count * (part + 1) // parts
+            _spread(x, 0, first + start, stop - start, inputs, start * wide, wide, plane, scratches[part])
+            _spread_gradients(
+                dy, first + start, stop - start, gradients, start * outputs, outputs, line, scratches[part]
+            )
+        for number in prange(36):
+            place = np.int64(number)
+            for row in range(0, wide, ROWS):
+                for channel in range(0, outputs, LANES):
+                    _multiply_block_onto(
+                        inputs,
+                        place * plane + row,
+                        1,
+                        wide,
+                        count,
+                        gradients,
+                        place * line + channel,
+                        outputs,
+                        weights,
+                        place * sheet + row * outputs + channel,
+                        outputs,
+                    )

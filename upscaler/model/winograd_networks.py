@@ -1,0 +1,299 @@
+"""RRDBNet and Compact by the convolutions of ``winograd.py``: the same numbers, for inference on the CPU in float32."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from upscaler.model import winograd
+from upscaler.model.compact import Compact
+from upscaler.model.network import Network
+from upscaler.model.rrdbnet import RRDB, ResidualDenseBlock, RRDBNet
+
+Worked = Callable[[int], None]
+"""Told of multiplications that are done, in the number that direct convolutions need."""
+
+_Floats = NDArray[np.float32]
+_SLOPE = 0.2
+
+
+def accelerated(network: Network, worked: Worked = lambda _: None) -> Accelerated | None:
+    """What computes the same as a network, faster; None where there is no such thing.
+
+    The weights are copied: later changes of the network's do not show. Kernels that are not ``ready`` are compiled.
+
+    Args:
+        network: on the CPU, in float32.
+        worked: told of the work as it is done.
+    """
+    # Networks derived from these may compute something else.
+    if type(network) not in (RRDBNet, Compact) or not winograd.usable():
+        return None
+    if isinstance(network, RRDBNet):
+        return AcceleratedRRDBNet(network, worked)
+    return AcceleratedCompact(network, worked) if isinstance(network, Compact) else None
+
+
+class Accelerated(ABC):
+    """A network for inference, which keeps the ``Network`` protocol. Results are in channels_last."""
+
+    trunk_floats: int
+    head_floats: int
+
+    def __init__(self, network: RRDBNet | Compact) -> None:
+        self.architecture = network.architecture
+        self.scale = network.scale
+        self.channels = network.channels
+        self.unshuffle = network.unshuffle
+        self.trunk_reach = network.trunk_reach
+        self.head_reach = network.head_reach
+        self.feature_floats = network.feature_floats
+        self.trunk_operations = network.trunk_operations
+        self.head_operations = network.head_operations
+        self._settings = network.settings()
+        self._convolutions: list[Convolution] = []
+
+    def settings(self) -> dict[str, Any]:
+        return dict(self._settings)
+
+    @abstractmethod
+    def features(self, x: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def reconstruct(self, f: Tensor) -> Tensor: ...
+
+    def __call__(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        x = F.pad(x, (0, -width % self.unshuffle, 0, -height % self.unshuffle), mode="replicate")
+        return self.reconstruct(self.features(x))[..., : height * self.scale, : width * self.scale]
+
+    @property
+    def weight_floats(self) -> int:
+        """Floats of the transformed weights, which are held beside the network's own."""
+        return sum(each.u.size for each in self._convolutions if each.u is not None)
+
+    def workspace_floats(self, width: int) -> int:  # noqa: ARG002
+        """Floats of the buffers, whatever the number of pixels, for feature maps of that width."""
+        weights = [each.u for each in self._convolutions if each.u is not None]
+        return winograd.workspace_floats(max(u.shape[2] for u in weights), 16 * max(u.shape[1] for u in weights))
+
+
+class Convolution:
+    """A convolution with its activation, its weights transformed once; PyTorch's own where it is not 3x3.
+
+    Args:
+        module: the convolution.
+        worked: told of the work as it is done.
+        slope: by which negative results are multiplied: a number, or one for each channel; 1 for no activation.
+        doubling: the input is first enlarged twice by nearest neighbour.
+    """
+
+    def __init__(
+        self, module: nn.Module, worked: Worked, slope: float | Tensor = 1.0, *, doubling: bool = False
+    ) -> None:
+        if not isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            raise TypeError(f"{type(module)} is no convolution")
+        self.module, self.worked, self.doubling = copy.deepcopy(module), worked, doubling
+        self.outputs = module.out_channels
+        self.slope = slope if isinstance(slope, Tensor) else torch.full((self.outputs,), slope)
+        self.u: _Floats | None = None
+        if isinstance(module, nn.Conv2d) and winograd.suits(module):
+            self.u = winograd.transformed(module.weight.detach().double()).float().numpy()
+            self.biases = winograd.padded(module.bias, self.outputs, 0)
+            self.slopes = winograd.padded(self.slope, self.outputs, 1)
+
+    def __call__(self, x: Tensor, base: Tensor | None = None) -> Tensor:
+        """(N, I, H, W) to (N, O, H, W), added to ``base`` where there is one."""
+        if self.u is not None:
+            y = winograd.convolve(
+                winograd.pixels(x),
+                self.u,
+                self.biases,
+                self.slopes,
+                self.outputs,
+                doubling=int(self.doubling),
+                base=winograd.NOTHING if base is None else winograd.pixels(base),
+            )
+        else:
+            x = F.interpolate(x, scale_factor=2, mode="nearest") if self.doubling else x
+            y = F.prelu(self.module(x), self.slope)
+            y = y if base is None else y + base
+        positions = x if isinstance(self.module, nn.ConvTranspose2d) else y
+        self.worked(positions.shape[-1] * positions.shape[-2] * self.module.weight.numel())
+        return y
+
+
+class AcceleratedCompact(Accelerated):
+    """``Compact``."""
+
+    def __init__(self, network: Compact, worked: Worked) -> None:
+        super().__init__(network)
+        layers = list(network.body)
+        slopes = [_slope(activation) for activation in layers[1::2]]
+        self._convolutions = [
+            Convolution(module, worked, slope) for module, slope in zip(layers[::2], [*slopes, 1.0], strict=True)
+        ]
+        # The input and output of a layer; at the end also the picture folded into channels.
+        features, folded = network.settings()["features"], network.feature_floats
+        self.trunk_floats = self.channels + max(2 * features, features + 2 * folded)
+        self.head_floats = network.head_floats
+
+    def features(self, x: Tensor) -> Tensor:
+        y = x
+        for convolution in self._convolutions[:-1]:
+            y = convolution(y)
+        return self._convolutions[-1](y, base=x.repeat_interleave(self.scale**2, dim=1))
+
+    def reconstruct(self, f: Tensor) -> Tensor:
+        return F.pixel_shuffle(f, self.scale)
+
+
+def _slope(activation: nn.Module) -> float | Tensor:
+    if isinstance(activation, nn.PReLU):
+        return activation.weight.detach().clone()
+    return float(activation.negative_slope) if isinstance(activation, nn.LeakyReLU) else 0.0
+
+
+class _Dense:
+    """A residual dense block, in which what a convolution makes is transformed once for all that read it.
+
+    All convolutions run over the picture together, a few bands of tiles apart, so that what is transformed need not be
+    kept for longer than the last of them takes to come by.
+    """
+
+    def __init__(self, block: ResidualDenseBlock, worked: Worked) -> None:
+        convolutions = [block.conv1, block.conv2, block.conv3, block.conv4, block.conv5]
+        self.fusion = None if block.conv5.kernel_size == (3, 3) else copy.deepcopy(block.conv5)
+        self.residual_scale, self.worked = block.residual_scale, worked
+        features, growth = block.conv1.in_channels, block.conv1.out_channels
+        widths = [features] + 4 * [growth]
+        self.starts = [0]
+        self.stages: list[tuple[_Floats, _Floats, _Floats]] = []
+        for convolution in convolutions[: 4 if self.fusion else 5]:
+            number = len(self.stages)
+            self.starts.append(self.starts[-1] + winograd.rounded(widths[number]))
+            outputs = convolution.out_channels
+            parts = torch.split(convolution.weight.detach().double(), widths[: number + 1], dim=1)
+            u = torch.cat([winograd.transformed(part) for part in parts], dim=2).float().numpy()
+            bias = winograd.padded(convolution.bias, outputs, 0)
+            slope = np.full(len(bias), _SLOPE if number < 4 else 1, np.float32)
+            self.stages.append((u, bias, slope))
+        self.wide = self.starts[-1]
+        self.operations = sum(convolution.weight.numel() for convolution in convolutions)
+
+    @staticmethod
+    def lag(width: int) -> int:
+        """Bands by which a convolution follows the one before, so that the pixels around a band are there."""
+        return -(-(-(-width // 4) + 1) // winograd.band())
+
+    def ring(self, width: int) -> tuple[int, int]:
+        """Bands whose transformed inputs are held for pictures of that width, and the floats of one."""
+        return 4 * self.lag(width) + 1, winograd.PLACES * winograd.band() * self.wide
+
+    def __call__(self, x: _Floats, grown: Sequence[_Floats], y: _Floats) -> None:
+        """(N, H, W, features) to ``y``, which is of the same shape; ``grown`` has room for the four growths."""
+        use, _ = winograd.shared_out()
+        n, height, width, _ = x.shape
+        lag, band, tiles = self.lag(width), winograd.band(), n * winograd.tiles_of(height, width)
+        slots, _ = self.ring(width)
+        ring = winograd.WORKSPACE.floats("dense", slots, 1, winograd.PLACES, band, self.wide)
+        bands = -(-tiles // band)
+        targets = [*grown, y]
+        for step in range(bands + (len(self.stages) - 1) * lag):
+            for number, (u, bias, slope) in enumerate(self.stages):
+                current = step - number * lag
+                if not 0 <= current < bands:
+                    continue
+                source, base, factor = (x if number == 0 else grown[number - 1]), winograd.NOTHING, 1.0
+                if number == 4:
+                    base, factor = x, self.residual_scale
+                v, m = ring[current % slots], winograd.products(len(bias))
+                first, start = current * band, self.starts[number]
+                count = min(band, tiles - first)
+                use.convolve(
+                    source,
+                    0,
+                    first,
+                    count,
+                    v,
+                    start,
+                    True,
+                    u,
+                    m,
+                    bias,
+                    slope,
+                    base,
+                    np.float32(factor),
+                    targets[number],
+                )
+        if self.fusion is not None:
+            dense = torch.from_numpy(np.concatenate((x, *grown), axis=3)).permute(0, 3, 1, 2)
+            fused = self.fusion(dense).permute(0, 2, 3, 1)
+            torch.add(torch.from_numpy(x), fused, alpha=self.residual_scale, out=torch.from_numpy(y))
+        self.worked(height * width * self.operations)
+
+
+class AcceleratedRRDBNet(Accelerated):
+    """``RRDBNet``."""
+
+    def __init__(self, network: RRDBNet, worked: Worked) -> None:
+        super().__init__(network)
+        settings = network.settings()
+        self.upsampling, self.output_activation = network.upsampling, network.output_activation
+        self._growth, self._residual_scale = settings["growth"], settings["residual_scale"]
+        blocks = [block for block in network.body if isinstance(block, RRDB)]
+        self._blocks = [[_Dense(dense, worked) for dense in (each.rdb1, each.rdb2, each.rdb3)] for each in blocks]
+        self._first, self._body = Convolution(network.conv_first, worked), Convolution(network.conv_body, worked)
+        self._ups = [
+            Convolution(network.get_submodule(f"conv_up{step}"), worked, _SLOPE, doubling=self.upsampling == "nearest")
+            for step in range(1, network.doublings + 1)
+        ]
+        self._hr, self._last = Convolution(network.conv_hr, worked, _SLOPE), Convolution(network.conv_last, worked)
+        self._convolutions = [self._first, self._body, *self._ups, self._hr, self._last]
+        features = settings["features"]
+        # What comes in, the trunk's skip, the RRDB's, two dense blocks and the growths; a fusion of 1x1 joins them.
+        joined = 0 if settings["fusion_kernel"] == 3 else 2 * features + 4 * self._growth
+        self.trunk_floats = self.channels * self.unshuffle**2 + 4 * features + 4 * self._growth + joined
+        # The HR convolution's input and output.
+        self.head_floats = (self.scale * self.unshuffle) ** 2 * (2 * features + self.channels)
+
+    @property
+    def weight_floats(self) -> int:
+        dense = sum(u.size for block in self._blocks for each in block for u, _, _ in each.stages)
+        return super().weight_floats + dense
+
+    def workspace_floats(self, width: int) -> int:
+        return super().workspace_floats(width) + int(np.prod(self._blocks[0][0].ring(width)))
+
+    def features(self, x: Tensor) -> Tensor:
+        shallow = self._first(F.pixel_unshuffle(x, self.unshuffle) if self.unshuffle > 1 else x)
+        deep = winograd.pixels(shallow).copy()
+        one, other = np.empty_like(deep), np.empty_like(deep)
+        grown = [np.empty((*deep.shape[:3], self._growth), np.float32) for _ in range(4)]
+        for first, second, third in self._blocks:
+            first(deep, grown, one)
+            second(one, grown, other)
+            third(other, grown, one)
+            torch.from_numpy(deep).add_(torch.from_numpy(one), alpha=self._residual_scale)
+        del one, other, grown
+        return self._body(torch.from_numpy(deep).permute(0, 3, 1, 2), base=shallow)
+
+    def reconstruct(self, f: Tensor) -> Tensor:
+        for up in self._ups:
+            f = up(f)
+            if self.upsampling == "pixelshuffle":
+                f = F.pixel_shuffle(f, 2)
+        out = self._last(self._hr(f))
+        if self.output_activation == "sigmoid":
+            return torch.sigmoid(out)
+        if self.output_activation == "tanh":
+            return (torch.tanh(out) + 1) / 2
+        return out
