@@ -137,7 +137,7 @@ def main() -> None:
         print(f"\n| batches of {BATCH} pairs, x4, HR patch {PATCH} | workers | ms per batch | crops per second |")
         print("|---|---:|---:|---:|")
         for name, lr in (("HR alone", None), ("bicubic LR", PRESETS["bicubic"])):
-            run = Pairs(pictures, scale=4, batch=BATCH, patch=PATCH, steps=10_000, lr=lr, noise=5.0)
+            run = Pairs(pictures, scale=4, batch=BATCH, patch=PATCH, steps=10_000, lr=lr, noise=5.0 if lr else 0.0)
             for workers in (0, 1, 2):
                 batches = load(run, workers=workers)
                 for _ in islice(batches, 10 * max(workers, 1)):
