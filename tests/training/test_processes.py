@@ -28,6 +28,7 @@ SETTINGS = [
     "validation.every=0",
     "gan.discriminator.features=4",
     "gan.losses.adversarial=relativistic-average",
+    "gan.discriminator.norm=spectral",
     "gan.losses.adversarial_weight=1",
     "gan.losses.r1_weight=0.1",
     # Adam makes steps of one size of gradients that are all but 0, and so much of their rounding.
