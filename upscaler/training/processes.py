@@ -74,6 +74,8 @@ def joined(device: torch.device) -> Iterator[Processes]:
     torch.distributed.init_process_group(kinds, device_id=device if device.type == "cuda" else None)
     try:
         yield Processes(torch.distributed.get_rank(), world)
+        # The first one writes a report yet; connections that close under it can bring a process down.
+        torch.distributed.barrier()
     finally:
         torch.distributed.destroy_process_group()
 
