@@ -29,6 +29,7 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.delenv("SRUP_WINOGRAD", raising=False)
         patch.setattr(platformdirs, "user_cache_path", lambda *_: folder)
         winograd._folder.cache_clear()
+        winograd.kernels.cache_clear()
         assert not winograd.ready()
         winograd.kernels()
         assert winograd.ready()

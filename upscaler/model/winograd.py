@@ -211,11 +211,12 @@ def convolve(
     """
     use, threads = shared_out()
     n, height, width = x.shape[0], x.shape[1] << doubling, x.shape[2] << doubling
-    y = np.empty((n, height, width, channels), np.float32)
+    # No view of anything: what follows in a network may work in place on it.
+    y = torch.empty((n, channels, height, width), memory_format=torch.channels_last)
     v = WORKSPACE.floats("inputs", threads, PLACES, _GROUP + 1, u.shape[2])
     tiles, m, one = n * tiles_of(height, width), products(len(bias)), np.float32(1)
-    use.convolve(x, doubling, 0, tiles, v, 0, False, u, m, bias, slope, base, one, y)
-    return torch.from_numpy(y).permute(0, 3, 1, 2)
+    use.convolve(x, doubling, 0, tiles, v, 0, False, u, m, bias, slope, base, one, y.permute(0, 2, 3, 1).numpy())
+    return y
 
 
 def weight_gradient(x: _Floats, dy: _Floats) -> Tensor:

@@ -14,6 +14,7 @@ from torch._functorch import config as functorch_config
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 
 from upscaler.errors import UserError
+from upscaler.model import winograd
 from upscaler.model.compact import Compact
 from upscaler.model.layouts import NETWORKS
 from upscaler.model.rrdbnet import RRDB, RRDBNet
@@ -96,6 +97,8 @@ def make_discriminator(stage: Stage, seed: int) -> nn.Module | None:
 def placed(network: nn.Module, engine: Engine, device: torch.device) -> nn.Module:
     """The network on its device, laid out and compiled as the engine says, ready to train."""
     network = network.to(device).train()
+    if device.type == "cpu" and not engine.compile:
+        winograd.accelerate(network)
     if engine.channels_last:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if engine.checkpointing:
@@ -141,6 +144,8 @@ class Eyes:
         if not layers:
             return None
         features = VGGFeatures(stage.perceptual.network, layers, self._tensors[_key(stage.perceptual)]).to(device)
+        if device.type == "cpu" and not stage.engine.compile:
+            winograd.accelerate(features)
         if stage.engine.channels_last:
             features = features.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return features

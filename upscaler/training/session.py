@@ -16,6 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from upscaler.errors import UserError
+from upscaler.model import winograd
 from upscaler.model.web import Progress
 from upscaler.model.weights import Weights
 from upscaler.saving import explained, whole_file
@@ -165,6 +166,8 @@ def _train(
             warn(f"left out of validation: {line}")
         if validation and len(validation) < validation.available:
             warn(f"validating with {len(validation)} of {validation.available} pictures, see validation.pictures")
+        if order.device.type == "cpu" and winograd.available() and not winograd.ready():
+            warn("convolutions are being compiled for this CPU, once, which takes some seconds")
         if run.supply.unused:
             warn("the training set's LR pictures are not used; --set data.lr=auto takes them")
         if validation is None:
