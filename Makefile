@@ -1,7 +1,7 @@
 # make demo   enlarge the bundled photograph and show it beside the original
 # make test   run the tests
 # make lint   check style, types and import directions
-# make bench  measure memory against the plan, and seams against the halo
+# make bench  measure memory, seams, loading, training steps and convolutions
 #
 # All of it happens in a virtual environment, .venv, made by the first target that needs it. It needs python3 3.11 or
 # newer; choose another with PYTHON, as in: make test PYTHON=python3.13
@@ -35,6 +35,9 @@ lint: $(VENV)/installed-dev
 bench: $(VENV)/installed-dev
 	$(BIN)/python tests/benchmarks/memory.py
 	$(BIN)/python tests/benchmarks/seams.py photo
+	$(BIN)/python tests/benchmarks/loading.py
+	$(BIN)/python tests/benchmarks/steps.py
+	$(BIN)/python tests/benchmarks/convolutions.py
 
 # Groups of dependencies need pip 25.1.
 $(VENV)/pip:
