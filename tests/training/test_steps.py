@@ -163,6 +163,14 @@ def _with_gradients(loss: Tensor, network: nn.Module) -> list[tuple[Tensor, Tens
     return list(zip(parameters, torch.autograd.grad(loss, parameters), strict=True))
 
 
+PLAIN = tuple(
+    f"{network}.{setting}"
+    for network in ("generator", "discriminator")
+    for setting in ("optimiser=sgd", "learning_rate=0.1")
+)
+"""Adam makes steps of one size of gradients that are all but 0, and so much of their rounding."""
+
+
 def close(one: Steps, other: Steps) -> None:
     for a, b in zip(one.generator.network.parameters(), other.generator.network.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-6)
@@ -175,17 +183,24 @@ def close(one: Steps, other: Steps) -> None:
 
 @pytest.mark.parametrize("parts", [2, 4])
 def test_accumulated_parts_are_the_whole_batch(parts: int) -> None:
-    settings = ("gan.losses.adversarial=standard", "gan.stabilisers.instance_noise=10", "discriminator.norm=none")
+    settings = (
+        "gan.losses.adversarial=standard",
+        "gan.stabilisers.instance_noise=10",
+        "discriminator.norm=none",
+        *PLAIN,
+    )
     close(one_step(make(stage(*settings)), 2), one_step(make(stage(*settings, f"data.accumulate={parts}")), 2))
 
 
 def test_the_layout_of_memory_does_not_matter() -> None:
-    close(one_step(make(stage()), 2), one_step(make(stage("engine.channels_last=true")), 2))
+    close(one_step(make(stage(*PLAIN)), 2), one_step(make(stage(*PLAIN, "engine.channels_last=true")), 2))
 
 
 def test_blocks_computed_again_give_the_same_gradients() -> None:
     network = RRDBNet(features=4, growth=2, blocks=2)
-    plain, again = (one_step(make(stage(f"engine.checkpointing={flag}"), network), 2) for flag in ("false", "true"))
+    plain, again = (
+        one_step(make(stage(*PLAIN, f"engine.checkpointing={flag}"), network), 2) for flag in ("false", "true")
+    )
     close(plain, again)
     assert again.generator.network.state_dict().keys() == network.state_dict().keys()
 
@@ -254,3 +269,14 @@ def test_lower_rates_after_a_rollback() -> None:
     steps.rate_factor = 0.25
     one_step(steps)
     assert steps.generator.rate == pytest.approx(0.25 * steps.stage.generator.learning_rate)
+
+
+def test_gradients_too_small_for_half_precision_are_still_seen() -> None:
+    """As those of a U-Net's mean over a large map are."""
+    settings = ("gan.discriminator.kind=unet", "gan.discriminator.norm=spectral", "gan.losses.adversarial_weight=1e-6")
+    found = []
+    for precision in ("fp32", "fp16"):
+        steps = one_step(make(stage(*settings, f"engine.precision={precision}")), watch=True)
+        found.append(steps.reading()[0]["picture_gradient/adversarial"])
+    assert 0 < found[0] < 1e-7
+    assert found[1] == pytest.approx(found[0], rel=0.1)
