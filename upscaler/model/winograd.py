@@ -123,8 +123,11 @@ def rounded(channels: int) -> int:
 
 
 def band() -> int:
-    """Tiles of a band of which the transformed inputs are kept: a few for every thread, and a multiple of ``ROWS``."""
-    return 48 * torch.get_num_threads()
+    """Tiles of a band of which the transformed inputs are kept: as few as give work to all threads.
+
+    Those of the bands between the first and the last convolution of a dense block then stay in the cache.
+    """
+    return max(48, 12 * torch.get_num_threads())
 
 
 def workspace_floats(inputs: int, outputs: int) -> int:

@@ -150,7 +150,8 @@ class AcceleratedCompact(Accelerated):
         y = x
         for convolution in self._convolutions[:-1]:
             y = convolution(y)
-        return self._convolutions[-1](y, base=x.repeat_interleave(self.scale**2, dim=1))
+        nearest = torch.from_numpy(winograd.pixels(x).repeat(self.scale**2, axis=3))
+        return self._convolutions[-1](y, base=nearest.permute(0, 3, 1, 2))
 
     def reconstruct(self, f: Tensor) -> Tensor:
         return F.pixel_shuffle(f, self.scale)
