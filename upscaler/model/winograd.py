@@ -32,6 +32,10 @@ LANES = 16
 PLACES = 36
 """Of a transformed tile."""
 _KERNELS = "upscaler.model.winograd_kernels"
+FEWEST_CHANNELS = 12
+"""With fewer, PyTorch's own convolutions are faster: most of the sixteen channels would be zeros."""
+# In training with fewer, likewise: every step transforms the weights, which costs as much as some 64 tiles.
+_FEWEST_TILES = 128
 # Tiles that a thread works on at a time: what is transformed is still in its cache when it is multiplied. Of either
 # number of ``ROWS`` a multiple.
 _GROUP = 24
@@ -73,7 +77,8 @@ def _folder() -> Path:
     """Where compiled kernels of this source, this numba and this kind of CPU are kept."""
     from platformdirs import user_cache_path
 
-    source = Path(__file__).with_name("winograd_kernels.py").read_bytes()
+    files = [Path(__file__).with_name(f"winograd_{name}.py") for name in ("instructions", "kernels")]
+    source = b"".join(file.read_bytes() for file in files)
     kind = (_numba_version(), platform.python_version(), platform.machine(), torch.backends.cpu.get_cpu_capability())
     digest = hashlib.sha256(source + repr(kind).encode()).hexdigest()[:16]
     return user_cache_path("srup") / "kernels" / digest
@@ -165,12 +170,11 @@ WORKSPACE = Workspace()
 def transformed(weight: Tensor) -> Tensor:
     """Weights (O, I, 3, 3) to G g G^T: (36, O / 16, I, 16), the channels rounded up with zeros."""
     outputs, inputs = weight.shape[:2]
-    wide, lots = rounded(inputs), rounded(outputs) // LANES
-    u = weight.new_zeros((PLACES, lots, wide, LANES))
-    spread = (weight.reshape(outputs * inputs, 9) @ _GG.to(weight.dtype).T).view(outputs, inputs, PLACES)
-    spread = F.pad(spread, (0, 0, 0, 0, 0, -outputs % LANES)).view(lots, LANES, inputs, PLACES)
-    u[:, :, :inputs] = spread.permute(3, 0, 2, 1)
-    return u
+    lots = rounded(outputs) // LANES
+    weight = F.pad(weight, (0, 0, 0, 0, 0, -inputs % LANES, 0, -outputs % LANES))
+    # The nine numbers are brought to their places before they become 36.
+    kernels = weight.reshape(lots, LANES, -1, 9).permute(3, 0, 2, 1).reshape(9, -1)
+    return (_GG.to(weight.dtype) @ kernels).view(PLACES, lots, -1, LANES)
 
 
 def pixels(x: Tensor) -> _Floats:
@@ -231,8 +235,8 @@ def weight_gradient(x: _Floats, dy: _Floats) -> Tensor:
     dm = WORKSPACE.floats("products", PLACES, tiles, rounded(outputs))
     du = np.zeros((PLACES, -(-v.shape[2] // use.ROWS) * use.ROWS, dm.shape[2]), np.float32)
     use.weigh(x, dy, v, dm, du, threads)
-    spread = torch.from_numpy(du)[:, :inputs, :outputs].permute(2, 1, 0).reshape(outputs * inputs, PLACES)
-    return (spread @ _GG.to(torch.float32)).view(outputs, inputs, 3, 3)
+    dw = (_GG.to(torch.float32).T @ torch.from_numpy(du).view(PLACES, -1)).view(3, 3, *du.shape[1:])
+    return dw[:, :, :inputs, :outputs].permute(3, 2, 0, 1).contiguous()
 
 
 class WinogradConvolution(torch.autograd.Function):
@@ -275,7 +279,7 @@ def accelerate(network: nn.Module) -> None:
     """Make the 3x3 convolutions of a network that is trained on the CPU use ``WinogradConvolution``.
 
     Modules, parameters and their names stay as they are. Calls with other tensors, as under autocast or on another
-    device, are PyTorch's own, and all of them are where this is not available.
+    device, and those that would not gain are PyTorch's own, and all of them are where this is not available.
     """
     if not usable():
         return
@@ -298,7 +302,9 @@ def suits(convolution: nn.Conv2d) -> bool:
 
 def _forward(module: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     plain = type(x) is Tensor and x.device.type == "cpu" and x.dtype == torch.float32 and x.dim() == 4
-    if not plain or torch.is_autocast_enabled("cpu"):
+    tiles = x.shape[0] * tiles_of(*x.shape[-2:])
+    gains = tiles >= _FEWEST_TILES and min(weight.shape[:2]) >= FEWEST_CHANNELS
+    if not plain or not gains or torch.is_autocast_enabled("cpu"):
         direct: Tensor = nn.Conv2d._conv_forward(module, x, weight, bias)
         return direct
     fast: Tensor = WinogradConvolution.apply(x, weight, bias)  # type: ignore[no-untyped-call]

@@ -83,11 +83,12 @@ class Accelerated(ABC):
     def workspace_floats(self, width: int) -> int:  # noqa: ARG002
         """Floats of the buffers, whatever the number of pixels, for feature maps of that width."""
         weights = [each.u for each in self._convolutions if each.u is not None]
-        return winograd.workspace_floats(max(u.shape[2] for u in weights), 16 * max(u.shape[1] for u in weights))
+        inputs, outputs = (max((u.shape[axis] for u in weights), default=0) for axis in (2, 1))
+        return winograd.workspace_floats(inputs, outputs * winograd.LANES)
 
 
 class Convolution:
-    """A convolution with its activation, its weights transformed once; PyTorch's own where it is not 3x3.
+    """A convolution with its activation, its weights transformed once; PyTorch's own where no other is to be had.
 
     Args:
         module: the convolution.
@@ -101,14 +102,17 @@ class Convolution:
     ) -> None:
         if not isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             raise TypeError(f"{type(module)} is no convolution")
-        self.module, self.worked, self.doubling = copy.deepcopy(module), worked, doubling
+        self.module = copy.deepcopy(module).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.worked, self.doubling = worked, doubling
         self.outputs = module.out_channels
-        self.slope = slope if isinstance(slope, Tensor) else torch.full((self.outputs,), slope)
+        self.slope = slope
         self.u: _Floats | None = None
-        if isinstance(module, nn.Conv2d) and winograd.suits(module):
+        suits = isinstance(module, nn.Conv2d) and winograd.suits(module)
+        if suits and module.in_channels >= winograd.FEWEST_CHANNELS:
             self.u = winograd.transformed(module.weight.detach().double()).float().numpy()
             self.biases = winograd.padded(module.bias, self.outputs, 0)
-            self.slopes = winograd.padded(self.slope, self.outputs, 1)
+            slopes = slope if isinstance(slope, Tensor) else torch.full((self.outputs,), slope)
+            self.slopes = winograd.padded(slopes, self.outputs, 1)
 
     def __call__(self, x: Tensor, base: Tensor | None = None) -> Tensor:
         """(N, I, H, W) to (N, O, H, W), added to ``base`` where there is one."""
@@ -124,7 +128,8 @@ class Convolution:
             )
         else:
             x = F.interpolate(x, scale_factor=2, mode="nearest") if self.doubling else x
-            y = F.prelu(self.module(x), self.slope)
+            y = self.module(x)
+            y = F.prelu(y, self.slope) if isinstance(self.slope, Tensor) else F.leaky_relu_(y, self.slope)
             y = y if base is None else y + base
         positions = x if isinstance(self.module, nn.ConvTranspose2d) else y
         self.worked(positions.shape[-1] * positions.shape[-2] * self.module.weight.numel())
