@@ -145,6 +145,12 @@ def tiles_of(height: int, width: int) -> int:
     return -(-height // 4) * -(-width // 4)
 
 
+def empty(*shape: int) -> _Floats:
+    """A new array that begins with a line of the cache, as PyTorch's do and numpy's do not: vectors then span one."""
+    array: _Floats = torch.empty(shape).numpy()
+    return array
+
+
 class Workspace(threading.local):
     """Memory that is used again by every convolution of a thread: arrays under names, as large as ever asked for."""
 
@@ -155,7 +161,7 @@ class Workspace(threading.local):
         """An array with any numbers in it; it is valid until the next call with its name."""
         count = int(np.prod(shape))
         if name not in self._arrays or self._arrays[name].size < count:
-            self._arrays[name] = np.empty(count, np.float32)
+            self._arrays[name] = empty(count)
         return self._arrays[name][:count].reshape(shape)
 
     @property
@@ -184,7 +190,8 @@ def pixels(x: Tensor) -> _Floats:
 
 def padded(values: Tensor | None, channels: int, otherwise: float) -> _Floats:
     """A number for each channel, rounded up."""
-    result = np.full(rounded(channels), otherwise, np.float32)
+    result = empty(rounded(channels))
+    result.fill(otherwise)
     if values is not None:
         result[:channels] = values.detach().numpy()
     return result
@@ -233,7 +240,8 @@ def weight_gradient(x: _Floats, dy: _Floats) -> Tensor:
     tiles = _BAND * threads + 1
     v = WORKSPACE.floats("inputs", PLACES, tiles, rounded(inputs))
     dm = WORKSPACE.floats("products", PLACES, tiles, rounded(outputs))
-    du = np.zeros((PLACES, -(-v.shape[2] // use.ROWS) * use.ROWS, dm.shape[2]), np.float32)
+    du = empty(PLACES, -(-v.shape[2] // use.ROWS) * use.ROWS, dm.shape[2])
+    du.fill(0)
     use.weigh(x, dy, v, dm, du, threads)
     dw = (_GG.to(torch.float32).T @ torch.from_numpy(du).view(PLACES, -1)).view(3, 3, *du.shape[1:])
     return dw[:, :, :inputs, :outputs].permute(3, 2, 0, 1).contiguous()

@@ -281,9 +281,9 @@ class AcceleratedRRDBNet(Accelerated):
 
     def features(self, x: Tensor) -> Tensor:
         shallow = self._first(F.pixel_unshuffle(x, self.unshuffle) if self.unshuffle > 1 else x)
-        deep = winograd.pixels(shallow).copy()
-        one, other = np.empty_like(deep), np.empty_like(deep)
-        grown = [np.empty((*deep.shape[:3], self._growth), np.float32) for _ in range(4)]
+        deep = winograd.pixels(shallow.clone())
+        one, other = winograd.empty(*deep.shape), winograd.empty(*deep.shape)
+        grown = [winograd.empty(*deep.shape[:3], self._growth) for _ in range(4)]
         for first, second, third in self._blocks:
             first(deep, grown, one)
             second(one, grown, other)
