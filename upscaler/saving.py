@@ -12,6 +12,9 @@ from typing import BinaryIO
 
 from upscaler.errors import UserError
 
+LOCK = ".lock"
+"""The file by which ``alone_in`` holds a folder."""
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
@@ -45,6 +48,30 @@ def clear_parts(folder: Path) -> None:
     with explained(folder):
         for part in folder.rglob(".srup-*.part"):
             part.unlink()
+
+
+@contextmanager
+def alone_in(folder: Path, refusal: str) -> Iterator[None]:
+    """A folder, made if need be, for this process alone among those that ask.
+
+    The file of the lock stays: one process could hold a file without a name, the next a new one.
+
+    Raises:
+        UserError: another process has it, said as ``refusal``; or it cannot be written to.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / LOCK, timeout=0)
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise UserError(refusal) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -13,13 +13,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from upscaler.errors import UserError
 from upscaler.model import winograd
 from upscaler.model.web import Progress
 from upscaler.model.weights import Weights
-from upscaler.saving import explained, whole_file
+from upscaler.saving import LOCK, alone_in, explained, whole_file
 from upscaler.training.config import Config, config_text, differences
 from upscaler.training.loop import Notify, Run
 from upscaler.training.orders import Order
@@ -28,8 +26,6 @@ from upscaler.training.readings import Event, Finished, Stepped
 from upscaler.training.recording import Recorder
 from upscaler.training.runs import RunFolder
 from upscaler.training.shards import PreparedSet
-
-_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -143,7 +139,7 @@ def _train(
         if processes.first and not resume:
             check_fresh(folder)
         elif processes.first:
-            stack.enter_context(_alone(folder))
+            stack.enter_context(alone_in(folder.path, f"another srup train is at work in {folder.path}"))
         run = Run(order, processes, asked, tell, progress)
         step = run.resume() if resume else None
         if step == 0 and Origin.read(folder).init:
@@ -173,7 +169,7 @@ def _train(
         if validation is None:
             warn("there is nothing to validate with; give --val, or prepare the data with --validation 5%")
         if not resume:
-            stack.enter_context(_alone(folder))
+            stack.enter_context(alone_in(folder.path, f"another srup train is at work in {folder.path}"))
             check_fresh(folder)
             Origin.of(order.data, order.val, init.digest if init else "").write(folder)
             with whole_file(folder.config) as file:
@@ -196,7 +192,7 @@ def check_fresh(folder: RunFolder) -> None:
     with explained(folder.path):
         if folder.path.exists() and not folder.path.is_dir():
             raise UserError(f"{folder.path} is a file; -o takes a new or empty folder")
-        if folder.path.exists() and any(entry.name != _LOCK for entry in folder.path.iterdir()):
+        if folder.path.exists() and any(entry.name != LOCK for entry in folder.path.iterdir()):
             raise UserError(f"{folder.path} is in use; -o takes a new or empty folder")
 
 
@@ -220,21 +216,6 @@ def restarted(folder: RunFolder) -> bool:
     It does so after a failure, and when machines come or go, which it does not count as a restart.
     """
     return "TORCHELASTIC_RUN_ID" in os.environ and folder.config.exists()
-
-
-@contextmanager
-def _alone(folder: RunFolder) -> Iterator[None]:
-    with explained(folder.path):
-        folder.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.path / _LOCK, timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise UserError(f"another srup train is at work in {folder.path}") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 class _Asked(threading.Event):

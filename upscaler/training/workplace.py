@@ -7,11 +7,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from upscaler.errors import UserError
-from upscaler.saving import explained
+from upscaler.saving import LOCK, alone_in
 from upscaler.training.journal import JOURNAL
 from upscaler.training.shards import MANIFEST
-
-_LOCK = ".lock"
 
 
 @contextmanager
@@ -21,27 +19,15 @@ def workplace(folder: Path) -> Iterator[None]:
     Raises:
         UserError: it holds something else than a set, is in use, or cannot be written to.
     """
-    from filelock import FileLock, Timeout
-
     _check(folder)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    lock = FileLock(folder / _LOCK, timeout=0)
-    with explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    with alone_in(folder, f"another srup prepare-data is writing to {folder}; wait for it or use another -o"):
         try:
-            lock.acquire()
-        except Timeout as error:
-            message = f"another srup prepare-data is writing to {folder}; wait for it or use another -o"
-            raise UserError(message) from error
-    try:
-        yield
-    except BaseException:
-        if made and [path.name for path in folder.iterdir()] == [_LOCK]:
-            _remove(made)
-        raise
-    finally:
-        # Its file stays in a folder that stays: one process could hold a file without a name, the next a new one.
-        lock.release()
+            yield
+        except BaseException:
+            if made and [path.name for path in folder.iterdir()] == [LOCK]:
+                _remove(made)
+            raise
 
 
 def _check(folder: Path) -> None:
@@ -57,6 +43,6 @@ def _check(folder: Path) -> None:
 def _remove(folders: Sequence[Path]) -> None:
     """Remove folders, inner ones first, the first with its lock; somebody else may have begun to use them."""
     with suppress(OSError):
-        (folders[0] / _LOCK).unlink()
+        (folders[0] / LOCK).unlink()
         for folder in folders:
             folder.rmdir()
