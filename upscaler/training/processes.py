@@ -71,7 +71,15 @@ def joined(device: torch.device) -> Iterator[Processes]:
     if not torch.distributed.is_available():
         raise UserError("this PyTorch was built without torch.distributed; train in one process")
     kinds = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    torch.distributed.init_process_group(kinds, device_id=device if device.type == "cuda" else None)
+    store, rank, world = next(torch.distributed.rendezvous("env://"))
+    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "")
+    if os.environ.get("LOCAL_WORLD_SIZE") == str(world):
+        # After a restart torchrun's store still holds the addresses of the processes that died. On several machines
+        # each counts its own restarts, so that they could not agree.
+        store = torch.distributed.PrefixStore(f"restart {restart}", store)
+    torch.distributed.init_process_group(
+        kinds, store=store, rank=rank, world_size=world, device_id=device if device.type == "cuda" else None
+    )
     try:
         yield Processes(torch.distributed.get_rank(), world)
         # The first one writes a report yet; connections that close under it can bring a process down.
