@@ -71,12 +71,15 @@ def joined(device: torch.device) -> Iterator[Processes]:
     if not torch.distributed.is_available():
         raise UserError("this PyTorch was built without torch.distributed; train in one process")
     kinds = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    store, rank, world = next(torch.distributed.rendezvous("env://"))
-    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "")
+    # Not there in a PyTorch without torch.distributed.
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    store, rank, world = next(rendezvous("env://"))
     if os.environ.get("LOCAL_WORLD_SIZE") == str(world):
         # After a restart torchrun's store still holds the addresses of the processes that died. On several machines
         # each counts its own restarts, so that they could not agree.
-        store = torch.distributed.PrefixStore(f"restart {restart}", store)
+        store = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
     torch.distributed.init_process_group(
         kinds, store=store, rank=rank, world_size=world, device_id=device if device.type == "cuda" else None
     )
