@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from upscaler.images.sheets import Picture, as_rgb, before_after, crops_sheet, heat_map, most_detailed
+from upscaler.images.sheets import Picture, as_rgb, before_after, crops_sheet, heat_map, most_detailed, titled
 
 RED, BLUE = (200, 30, 30), (30, 30, 200)
 
@@ -220,3 +220,18 @@ def test_crops_stand_in_rows_and_columns_under_their_labels() -> None:
 def test_rows_that_are_no_sheet_are_refused(rows: list[list[tuple[str, Picture]]]) -> None:
     with pytest.raises(ValueError, match=r"no crops|shorter"):
         crops_sheet(rows)
+
+
+def test_frames_are_enlarged_and_labelled_alike() -> None:
+    frames = titled([("x", plain(20, 20, RED)), ("a label of some length", plain(20, 20, BLUE))], enlarge=3)
+    assert frames[0].shape == frames[1].shape
+    assert frames[0].shape[1] > 60
+    for frame, colour in zip(frames, (RED, BLUE), strict=True):
+        np.testing.assert_array_equal(frame[-60:, :60], plain(60, 60, colour))
+        assert frame[:-60].max() > 200, "a label"
+    assert titled([]) == []
+
+
+def test_frames_of_different_sizes_are_refused() -> None:
+    with pytest.raises(ValueError, match="one size"):
+        titled([("a", plain(4, 4, RED)), ("b", plain(5, 4, RED))])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
 from math import ceil
 from typing import Any
 
@@ -23,9 +22,6 @@ _BEHIND = np.uint16(128)
 _LARGEST_SIDE = 2000
 _DETAIL = 1000
 _LEGEND_HEIGHT = 120
-_HELD = 2000
-_MOVING, _SHORTEST, _LONGEST = 4500, 120, 700
-"""Milliseconds: of all frames but the last one, and of each."""
 _HEAT_PATH = (
     (0, 0, 0),
     (40, 20, 140),
@@ -110,37 +106,25 @@ def crops_sheet(rows: Sequence[Sequence[tuple[str, Picture]]]) -> Picture:
     return _side_by_side([_stack([_labelled(crop, label, font) for label, crop in column]) for column in columns])
 
 
-def animation(frames: Sequence[tuple[str, Picture]], *, enlarge: int = 1, milliseconds: int | None = None) -> bytes:
-    """Pictures one after the other, each under its label, over and over; the last one stays for two seconds.
+def titled(pictures: Sequence[tuple[str, Picture]], *, enlarge: int = 1) -> list[Picture]:
+    """The frames of an animation, each picture under its label.
 
     Args:
-        frames: (label, (H, W, 3)) each, all of one size.
+        pictures: (label, (H, W, 3)) each, all of one size.
         enlarge: how often each pixel is repeated along each axis.
-        milliseconds: for each picture but the last; None is what makes some seconds of them all, from 120 to 700.
 
     Returns:
-        An animated WebP file.
+        (H', W', 3) each, all of one size; a label that is wider than its picture widens them all.
 
     Raises:
-        ValueError: no frames, or frames of different sizes.
+        ValueError: pictures of different sizes.
     """
-    if len({picture.shape for _, picture in frames}) != 1:
-        raise ValueError("an animation needs frames, all of one size")
-    large = [(label, picture.repeat(enlarge, axis=0).repeat(enlarge, axis=1)) for label, picture in frames]
-    font = _font(max(large[0][1].shape[:2]))
-    drawn = [_labelled(picture, label, font) for label, picture in large]
-    # Labels that are wider than the picture widen their frame.
-    width = max(frame.shape[1] for frame in drawn)
-    images = [Image.fromarray(_stack([frame, np.empty((0, width, 3), np.uint8)])) for frame in drawn]
-    data = BytesIO()
-    others = len(images) - 1
-    if milliseconds is None:
-        milliseconds = min(max(_MOVING // max(others, 1), _SHORTEST), _LONGEST)
-    durations = [milliseconds] * others + [_HELD]
-    images[0].save(
-        data, "webp", save_all=True, append_images=images[1:], duration=durations, loop=0, quality=90, method=2
-    )
-    return data.getvalue()
+    if len({picture.shape for _, picture in pictures}) > 1:
+        raise ValueError("the pictures of an animation are of one size")
+    large = [(label, picture.repeat(enlarge, axis=0).repeat(enlarge, axis=1)) for label, picture in pictures]
+    drawn = [_labelled(picture, label, _font(max(picture.shape[:2]))) for label, picture in large]
+    widest = np.empty((0, max((frame.shape[1] for frame in drawn), default=0), 3), np.uint8)
+    return [_stack([frame, widest]) for frame in drawn]
 
 
 def heat_map(values: NDArray[np.float32], unit: str, top: float | None = None) -> Picture:

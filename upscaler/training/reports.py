@@ -7,9 +7,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from upscaler.errors import UserError
+from upscaler.images.animations import pace, write_animation
 from upscaler.images.files import Metadata, open_picture, write_picture
 from upscaler.images.files import Picture as PictureWithMetadata
-from upscaler.images.sheets import Picture, animation, as_rgb, crops_sheet
+from upscaler.images.sheets import Picture, as_rgb, crops_sheet, titled
 from upscaler.model.evaluation import Scores
 from upscaler.saving import whole_file
 from upscaler.training.history import History
@@ -147,8 +148,8 @@ def _samples(folder: RunFolder, history: History, pictures: Path) -> str:
     pictures.mkdir(parents=True, exist_ok=True)
     write_picture(sheet, PictureWithMetadata(crops_sheet(rows), Metadata()))
     sample, results = next(iter(found.items()))
-    with whole_file(film) as file:
-        file.write(animation(_frames(results, history), enlarge=2))
+    frames = titled(_frames(results, history), enlarge=2)
+    write_animation(film, frames, pace(len(frames)))
     names = ", ".join(f"`{each.name}`" for each in found)
     return "\n".join(
         [
