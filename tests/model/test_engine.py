@@ -9,8 +9,10 @@ from torch import Tensor
 
 from upscaler.errors import UserError
 from upscaler.images.rows import FloatArray, Rows
+from upscaler.model import engine as engine_module
+from upscaler.model import winograd
 from upscaler.model.compact import Compact
-from upscaler.model.engine import Engine, Event, Redone, Shrunk, Worked
+from upscaler.model.engine import Compiling, Engine, Event, Redone, Shrunk, Worked
 from upscaler.model.rrdbnet import RRDBNet
 from upscaler.model.tiles import make_plan
 
@@ -214,3 +216,66 @@ def test_the_engine_leaves_the_network_as_it_was() -> None:
     run(engine(made), picture(4, 4), dtype=torch.bfloat16)
     assert made.training
     assert all(p.dtype == torch.float32 and p.requires_grad for p in made.parameters())
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fast convolutions for pictures of any size."""
+    monkeypatch.setattr(engine_module, "_WORTH_LOADING", 0)
+    monkeypatch.setattr(engine_module, "_WORTH_COMPILING", 0)
+
+
+def planned(machine: Engine, height: int, width: int, budget: int = 10**9, tile: Any = "auto") -> Any:
+    return machine.plan(height, width, dtype=torch.float32, budget=budget, tile=tile)
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("tta", [False, True])
+@pytest.mark.parametrize("tile", ["whole", 24])
+@pytest.mark.parametrize("kind", ["compact", "rrdbnet", "rrdbnet x2 unshuffled", "rrdbnet x8 transposed"])
+def test_fast_convolutions_change_nothing(kind: str, tile: Any, tta: bool) -> None:
+    made, values, events = network(kind), picture(46, 70), list[Event]()
+    machine = engine(made, events, tta=tta)
+    plan = planned(machine, 46, 70, tile=tile)
+    assert plan.accelerated
+    expected = run(engine(made, tta=tta), values, tile="whole")
+    told = len(events)
+    result = np.concatenate(list(machine.run(Rows(46, 70, 3, [values]), plan, dtype=torch.float32).bands(11)))
+    np.testing.assert_allclose(result, expected, atol=1e-4 if plan.whole else 1 / 255)
+    work = sum(event.operations for event in events[told:] if isinstance(event, Worked))
+    assert machine.operations(plan) <= work < 2.5 * machine.operations(plan)
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_has_no_fast_convolutions(dtype: torch.dtype) -> None:
+    plan = engine(network("compact")).plan(50, 50, dtype=dtype, budget=10**9, tile="auto")
+    assert not plan.accelerated
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_budget_that_fast_convolutions_do_not_keep_is_kept_without_them() -> None:
+    machine = engine(RRDBNet(features=64, growth=32, blocks=2))
+    least = planned(machine, 200, 200, tile=16).memory
+    tight = planned(machine, 200, 200, budget=least)
+    assert not tight.accelerated
+    assert tight.memory <= least
+    assert planned(machine, 200, 200).accelerated
+
+
+def test_a_small_picture_does_not_wait_for_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
+    events = list[Event]()
+    machine = engine(Compact(), events)
+    monkeypatch.setattr(winograd, "available", lambda: True)
+    monkeypatch.setattr(winograd, "ready", lambda: False)
+    monkeypatch.setattr(winograd, "kernels", lambda: pytest.fail("kernels are compiled"))
+    assert not planned(machine, 500, 500).accelerated
+    assert events == []
+    monkeypatch.setattr(winograd, "kernels", object)
+    assert planned(machine, 2000, 2000).accelerated
+    assert events == [Compiling()]
+
+
+def test_fast_convolutions_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SRUP_WINOGRAD", "0")
+    assert not planned(engine(Compact()), 2000, 2000).accelerated

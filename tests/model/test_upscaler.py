@@ -222,5 +222,8 @@ def test_tiles_that_do_not_fit_the_budget_are_refused() -> None:
         upscaler.estimate(PixelSource(noise(1, 1, 3).repeat(4000, 0).repeat(4000, 1)))
 
 
-def test_the_speed_of_the_device_is_measured() -> None:
-    assert 0 < Upscaler(nearest(), device="cpu").seconds_per_operation() < 1
+def test_the_time_a_picture_takes_is_estimated() -> None:
+    upscaler = Upscaler(nearest(), device="cpu")
+    small, large = (upscaler.estimate(PixelSource(noise(edge, edge, 3))) for edge in (50, 100))
+    assert 0 < upscaler.seconds(small) < 10
+    assert upscaler.seconds(large) == pytest.approx(4 * upscaler.seconds(small))

@@ -296,10 +296,27 @@ def test_results_of_an_accelerated_network_stay_as_they_are() -> None:
     assert torch.equal(first, before)
 
 
-def test_other_networks_are_not_accelerated(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("make", networks())
+def test_transformed_weights_are_as_large_as_stated(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    transformed = 0
+
+    def counting(weight: torch.Tensor) -> torch.Tensor:
+        nonlocal transformed
+        result = genuine(weight)
+        transformed += result.numel()
+        return result
+
+    genuine = winograd.transformed
+    monkeypatch.setattr(winograd, "transformed", counting)
+    fast = accelerated(made(make))
+    assert fast is not None
+    assert transformed == 0
+    fast(torch.rand(1, 3, 8, 8))
+    assert fast.weight_floats == transformed
+
+
+def test_other_networks_are_not_accelerated() -> None:
     class Other(Compact):
         pass
 
     assert accelerated(Other()) is None
-    monkeypatch.setenv("SRUP_WINOGRAD", "0")
-    assert accelerated(Compact()) is None

@@ -11,6 +11,22 @@ from upscaler.model.upscaler import Estimate
 _JSON_INTERVAL = 1.0
 
 
+def tell(console: Console, name: str, event: engine.Redone | engine.Shrunk | engine.Compiling) -> None:
+    """Say what happened while a picture was computed."""
+    if isinstance(event, engine.Redone):
+        box = event.box
+        console.warning(
+            f"{name}: the tile at {box.left}, {box.top} came out with values that are not numbers "
+            "and was computed again in fp32",
+            input=name,
+        )
+    elif isinstance(event, engine.Shrunk):
+        tile = f"{event.plan.tile_width} x {event.plan.tile_height}"
+        console.warning(f"{name}: memory ran out; going on with tiles of {tile}", input=name)
+    else:
+        console.notice("compiling convolutions for this CPU, once; this takes some ten seconds")
+
+
 class BatchDisplay:
     """Turns the events of a batch and of its engine into lines, progress and JSON.
 
@@ -41,19 +57,8 @@ class BatchDisplay:
         if isinstance(event, engine.Worked):
             self._operations += event.operations
             self._show()
-        elif isinstance(event, engine.Redone):
-            box = event.box
-            self.console.warning(
-                f"{self._name}: the tile at {box.left}, {box.top} came out with values that are not numbers "
-                "and was computed again in fp32",
-                input=self._name,
-            )
         else:
-            self.console.warning(
-                f"{self._name}: memory ran out; going on with tiles of {event.plan.tile_width} x "
-                f"{event.plan.tile_height}",
-                input=self._name,
-            )
+            tell(self.console, self._name, event)
 
     def batch(self, event: batch.Event) -> None:
         """Something happened to a picture."""

@@ -175,15 +175,14 @@ class _Display:
         self._show()
 
     def engine(self, event: Event) -> None:
-        from upscaler.model.engine import Redone, Worked
+        from upscaler.cli.display import tell
+        from upscaler.model.engine import Worked
 
         if isinstance(event, Worked):
             self._operations += event.operations
             self._show()
-        elif isinstance(event, Redone):
-            self.console.warning(f"{self._picture}: values that are not numbers were computed again in fp32")
         else:
-            self.console.warning(f"{self._picture}: memory ran out; going on with smaller tiles")
+            tell(self.console, self._picture, event)
 
     def _show(self) -> None:
         if self.progress:

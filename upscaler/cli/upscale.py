@@ -211,7 +211,6 @@ def _show_plans(console: Console, upscaler: Upscaler, jobs: list[Job], size: Siz
     from upscaler.images.files import open_picture
     from upscaler.model.tiles import megabytes
 
-    speed = upscaler.seconds_per_operation()
     complete = True
     for job in jobs:
         try:
@@ -221,7 +220,7 @@ def _show_plans(console: Console, upscaler: Upscaler, jobs: list[Job], size: Siz
             console.error(str(error), input=job.input)
             complete = False
             continue
-        seconds = estimate.operations * speed
+        seconds = upscaler.seconds(estimate)
         console.event(
             "plan",
             input=job.input,

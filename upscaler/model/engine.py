@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from dataclasses import dataclass, replace
+from functools import partial
+from math import ceil
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,9 +15,11 @@ from torch import Tensor, nn
 
 from upscaler.errors import UserError
 from upscaler.images.rows import FloatArray, Rows
+from upscaler.model import winograd
 from upscaler.model.device import is_out_of_memory
 from upscaler.model.network import Network
 from upscaler.model.tiles import Box, NoPlanError, Plan, make_plan
+from upscaler.model.winograd_networks import accelerated
 
 # Flips and transpositions of a square: none, left-right, up-down, both; each also transposed.
 _Turn = tuple[bool, bool, bool]
@@ -23,6 +27,13 @@ _TURNS: tuple[_Turn, ...] = tuple((h, v, t) for t in (False, True) for v in (Fal
 
 # The sum, one turned result and what turning it back leaves behind, measured.
 _TTA_COPIES = 3
+
+# Multiplications from which on fast convolutions on the CPU are worth the second in which their kernels are loaded, and
+# the ten in which they are compiled when they are needed for the first time.
+_WORTH_LOADING = 7e10
+_WORTH_COMPILING = 2e12
+# How many times less their multiplications take; beyond that, computing surroundings twice costs more.
+_ACCELERATION = 2.5
 
 
 @dataclass(frozen=True)
@@ -46,7 +57,12 @@ class Shrunk:
     plan: Plan
 
 
-Event = Worked | Redone | Shrunk
+@dataclass(frozen=True)
+class Compiling:
+    """The kernels of fast convolutions are being compiled for this CPU, which is done once."""
+
+
+Event = Worked | Redone | Shrunk | Compiling
 Notify = Callable[[Event], None]
 
 
@@ -70,21 +86,52 @@ class Engine:
         self.turns = _TURNS if tta else _TURNS[:1]
         self.notify = notify
         self._placed: dict[torch.dtype, Network] = {}
+        self._accelerated = accelerated(network, lambda operations: notify(Worked(operations)))
 
     def plan(
         self, height: int, width: int, *, dtype: torch.dtype, budget: int, tile: int | Literal["auto", "whole"]
     ) -> Plan:
-        """The plan for one pass over a picture of that size, computed in that precision."""
-        return make_plan(
-            self.network,
-            height,
-            width,
+        """The plan for one pass over a picture of that size, computed in that precision.
+
+        On the CPU in fp32 it is for fast convolutions where they gain; their kernels may be compiled for it.
+
+        Raises:
+            NoPlanError: no plan keeps the budget.
+        """
+        planned = partial(
+            make_plan,
+            height=height,
+            width=width,
             budget=budget,
             element=dtype.itemsize,
             shared=self.device.type != "cuda",
             tile=tile,
             copies=_TTA_COPIES if len(self.turns) > 1 else 1,
         )
+        fast = self._accelerated
+        if fast is None or not self._accelerates(dtype, height * width):
+            return planned(self.network)
+        held = 4 * (fast.weight_floats + fast.workspace_floats(ceil(width / fast.unshuffle)))
+        try:
+            plan = replace(planned(fast, held=held), accelerated=True)
+        except NoPlanError:
+            return planned(self.network)
+        if plan.whole:
+            return plan
+        direct = planned(self.network)
+        return min(plan, direct, key=lambda p: p.operations(fast) / (_ACCELERATION if p.accelerated else 1))
+
+    def _accelerates(self, dtype: torch.dtype, pixels: int) -> bool:
+        """Whether fast convolutions are to be had and worth having for a picture."""
+        if dtype != torch.float32 or self.device.type != "cpu" or not winograd.available():
+            return False
+        network = self.network
+        operations = pixels / network.unshuffle**2 * (network.trunk_operations + network.head_operations)
+        if operations < (_WORTH_LOADING if winograd.ready() else _WORTH_COMPILING):
+            return False
+        if not winograd.ready():
+            self.notify(Compiling())
+        return winograd.usable()
 
     def operations(self, plan: Plan) -> float:
         """Multiplications of a pass by that plan, test-time augmentation included."""
@@ -174,7 +221,7 @@ class Engine:
         return np.clip(tile, 0, 1, out=tile)
 
     def _computed(self, dtype: torch.dtype, x: Tensor, plan: Plan, box: Box, outer: Box) -> FloatArray:
-        network = self._network_in(dtype)
+        network = self._accelerated if plan.accelerated and self._accelerated else self._network_in(dtype)
 
         def result(turn: _Turn) -> Tensor:
             turned = _turn(x, turn).contiguous(memory_format=torch.channels_last)
@@ -199,10 +246,10 @@ class Engine:
 
 
 class _Counter:
-    """While entered, tells of every convolution that has been done."""
+    """While entered, tells of every convolution that a module has done."""
 
     def __init__(self, network: Network, notify: Notify) -> None:
-        modules = cast(nn.Module, network).modules()
+        modules = network.modules() if isinstance(network, nn.Module) else ()
         self.convolutions = [m for m in modules if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
         self.notify = notify
         self.handles: list[torch.utils.hooks.RemovableHandle] = []

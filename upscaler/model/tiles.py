@@ -88,6 +88,8 @@ class Plan:
     """Feature rows that the head turns into picture at once."""
     memory: int
     """Predicted peak, in bytes, of everything this pass holds in the memory that its budget is of."""
+    accelerated: bool = False
+    """Whether it is for a network by fast convolutions, which takes other memory."""
 
     @property
     def whole(self) -> bool:
@@ -144,6 +146,7 @@ def make_plan(
     tile: int | Literal["auto", "whole"] = "auto",
     copies: int = 1,
     shared: bool = True,
+    held: int = 0,
 ) -> Plan:
     """The cheapest way to cut a picture so that one pass stays within the budget.
 
@@ -156,6 +159,7 @@ def make_plan(
             square tiles in pixels.
         copies: of a tile's result that are alive together.
         shared: the rows around the network lie in the same memory as its tensors; not so on a GPU.
+        held: bytes that the network takes whatever the picture's size.
 
     Raises:
         NoPlanError: not even the smallest tile fits the budget.
@@ -166,7 +170,7 @@ def make_plan(
 
     def plan(tile_height: int, tile_width: int) -> Plan:
         rough = Plan(height, width, min(tile_height, height), min(tile_width, width), halo, 0, 0)
-        return _with_memory(rough, network, element, copies, shared)
+        return _with_memory(rough, network, element, copies, shared, held)
 
     def fits(tile_width: int, tile_height: int) -> bool:
         return plan(tile_height, tile_width).memory <= budget
@@ -212,7 +216,7 @@ def _column_counts(most: int) -> Iterator[int]:
         columns += max(columns // 32, 1)
 
 
-def _with_memory(plan: Plan, network: Network, element: int, copies: int, shared: bool) -> Plan:
+def _with_memory(plan: Plan, network: Network, element: int, copies: int, shared: bool, held: int) -> Plan:
     """The same plan with the head's bands chosen and its peak memory predicted."""
     unit, enlarged = network.unshuffle, network.scale**2 * network.channels
     outer = Box(0, plan.tile_height, 0, plan.tile_width).grown(plan.halo, plan.height, plan.width)
@@ -231,7 +235,7 @@ def _with_memory(plan: Plan, network: Network, element: int, copies: int, shared
     result = 0 if plan.tile_width >= plan.width else plan.tile_height * plan.width * enlarged * 4
     # The band that is handed on is still read while the next one is made.
     handed_on = 0 if plan.tile_height >= plan.height else plan.tile_height * plan.width * enlarged * 4
-    memory = _OVERHEAD * (max(trunk, head + tile) + (rows + result + handed_on if shared else 0))
+    memory = held + _OVERHEAD * (max(trunk, head + tile) + (rows + result + handed_on if shared else 0))
     return replace(plan, head_rows=head_rows, memory=int(memory))
 
 

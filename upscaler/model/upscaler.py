@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Literal
 
@@ -121,6 +121,7 @@ class Upscaler:
         self.tile: int | Literal["auto", "whole"] = tile
         self.colour_fix = colour_fix
         self.alpha = alpha
+        self._speeds: dict[bool, float] = {}
         self.engine = Engine(network, device=self.device, tta=tta, notify=notify)
 
     def upscale(self, pixels: Pixels, size: Size = Size()) -> Pixels:
@@ -166,10 +167,18 @@ class Upscaler:
             return memory_budget(torch.device("cpu"), None, self._held)
         return memory_budget(self.device, self.memory, self._held) - estimate.memory
 
-    def seconds_per_operation(self) -> float:
-        """How fast this device is with this network, measured on a small picture."""
+    def seconds(self, estimate: Estimate) -> float:
+        """How long an estimated picture will take, by the speed of a small one that is computed in its way."""
+        # The last pass is by far the longest one.
+        kind = estimate.passes[-1].accelerated
+        if kind not in self._speeds:
+            self._speeds[kind] = self._seconds_per_operation(accelerated=kind)
+        return estimate.operations * self._speeds[kind]
+
+    def _seconds_per_operation(self, *, accelerated: bool) -> float:
         edge = _SAMPLE_EDGE * self.network.unshuffle
         plan = self.engine.plan(edge, edge, dtype=self.dtype, budget=0, tile="whole")
+        plan = replace(plan, accelerated=accelerated)
         elapsed = []
         for _ in range(_SAMPLES):
             sample = Rows(edge, edge, 3, [np.full((edge, edge, 3), 0.5, np.float32)])

@@ -140,6 +140,11 @@ def workspace_floats(inputs: int, outputs: int) -> int:
     return torch.get_num_threads() * PLACES * (_GROUP + 1) * (rounded(inputs) + rounded(outputs))
 
 
+def transformed_floats(inputs: int, outputs: int) -> int:
+    """Floats of the transformed weights of a convolution of so many channels."""
+    return PLACES * rounded(inputs) * rounded(outputs)
+
+
 def tiles_of(height: int, width: int) -> int:
     """Tiles of 4 x 4 that cover a picture."""
     return -(-height // 4) * -(-width // 4)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -28,14 +30,15 @@ _SLOPE = 0.2
 def accelerated(network: Network, worked: Worked = lambda _: None) -> Accelerated | None:
     """What computes the same as a network, faster; None where there is no such thing.
 
-    The weights are copied: later changes of the network's do not show. Kernels that are not ``ready`` are compiled.
+    The weights are transformed, and so copied, at the first use; the network must not change before. What it needs
+    of ``winograd`` must be ``usable``.
 
     Args:
         network: on the CPU, in float32.
         worked: told of the work as it is done.
     """
     # Networks derived from these may compute something else.
-    if type(network) not in (RRDBNet, Compact) or not winograd.usable():
+    if type(network) not in (RRDBNet, Compact):
         return None
     if isinstance(network, RRDBNet):
         return AcceleratedRRDBNet(network, worked)
@@ -78,13 +81,14 @@ class Accelerated(ABC):
     @property
     def weight_floats(self) -> int:
         """Floats of the transformed weights, which are held beside the network's own."""
-        return sum(each.u.size for each in self._convolutions if each.u is not None)
+        return sum(each.weight_floats for each in self._convolutions)
 
     def workspace_floats(self, width: int) -> int:  # noqa: ARG002
         """Floats of the buffers, whatever the number of pixels, for feature maps of that width."""
-        weights = [each.u for each in self._convolutions if each.u is not None]
-        inputs, outputs = (max((u.shape[axis] for u in weights), default=0) for axis in (2, 1))
-        return winograd.workspace_floats(inputs, outputs * winograd.LANES)
+        modules = [each.module for each in self._convolutions if each.fast]
+        inputs = max((module.in_channels for module in modules), default=0)
+        outputs = max((module.out_channels for module in modules), default=0)
+        return winograd.workspace_floats(inputs, outputs)
 
 
 class Convolution:
@@ -102,27 +106,35 @@ class Convolution:
     ) -> None:
         if not isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             raise TypeError(f"{type(module)} is no convolution")
-        self.module = copy.deepcopy(module).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.worked, self.doubling = worked, doubling
-        self.outputs = module.out_channels
-        self.slope = slope
-        self.u: _Floats | None = None
+        self.worked, self.slope, self.doubling = worked, slope, doubling
         suits = isinstance(module, nn.Conv2d) and winograd.suits(module)
-        if suits and module.in_channels >= winograd.FEWEST_CHANNELS:
-            self.u = winograd.transformed(module.weight.detach().double()).float().numpy()
-            self.biases = winograd.padded(module.bias, self.outputs, 0)
-            slopes = slope if isinstance(slope, Tensor) else torch.full((self.outputs,), slope)
-            self.slopes = winograd.padded(slopes, self.outputs, 1)
+        self.fast = suits and module.in_channels >= winograd.FEWEST_CHANNELS
+        # What PyTorch computes is laid out for it.
+        self.module = module if self.fast else copy.deepcopy(module).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def weight_floats(self) -> int:
+        """Floats of the transformed weights."""
+        return winograd.transformed_floats(self.module.in_channels, self.module.out_channels) if self.fast else 0
+
+    @cached_property
+    def _transformed(self) -> tuple[_Floats, _Floats, _Floats]:
+        """The weights, and a bias and a slope for each channel."""
+        outputs = self.module.out_channels
+        slopes = self.slope if isinstance(self.slope, Tensor) else torch.full((outputs,), self.slope)
+        return (
+            winograd.transformed(self.module.weight.detach().double()).float().numpy(),
+            winograd.padded(self.module.bias, outputs, 0),
+            winograd.padded(slopes, outputs, 1),
+        )
 
     def __call__(self, x: Tensor, base: Tensor | None = None) -> Tensor:
         """(N, I, H, W) to (N, O, H, W), added to ``base`` where there is one."""
-        if self.u is not None:
+        if self.fast:
             y = winograd.convolve(
                 winograd.pixels(x),
-                self.u,
-                self.biases,
-                self.slopes,
-                self.outputs,
+                *self._transformed,
+                self.module.out_channels,
                 doubling=int(self.doubling),
                 base=winograd.NOTHING if base is None else winograd.pixels(base),
             )
@@ -180,20 +192,30 @@ class _Dense:
         self.fusion = None if block.conv5.kernel_size == (3, 3) else copy.deepcopy(block.conv5)
         self.residual_scale, self.worked = block.residual_scale, worked
         features, growth = block.conv1.in_channels, block.conv1.out_channels
-        widths = [features] + 4 * [growth]
-        self.starts = [0]
-        self.stages: list[tuple[_Floats, _Floats, _Floats]] = []
-        for convolution in convolutions[: 4 if self.fusion else 5]:
-            number = len(self.stages)
-            self.starts.append(self.starts[-1] + winograd.rounded(widths[number]))
-            outputs = convolution.out_channels
-            parts = torch.split(convolution.weight.detach().double(), widths[: number + 1], dim=1)
-            u = torch.cat([winograd.transformed(part) for part in parts], dim=2).float().numpy()
-            bias = winograd.padded(convolution.bias, outputs, 0)
-            slope = np.full(len(bias), _SLOPE if number < 4 else 1, np.float32)
-            self.stages.append((u, bias, slope))
-        self.wide = self.starts[-1]
+        self._fast = convolutions[: 4 if self.fusion else 5]
+        self._widths = ([features] + 4 * [growth])[: len(self._fast)]
+        *self.starts, self.wide = accumulate(map(winograd.rounded, self._widths), initial=0)
         self.operations = sum(convolution.weight.numel() for convolution in convolutions)
+
+    @property
+    def weight_floats(self) -> int:
+        """Floats of the transformed weights."""
+        ends = [*self.starts[1:], self.wide]
+        return sum(
+            winograd.transformed_floats(end, convolution.out_channels)
+            for end, convolution in zip(ends, self._fast, strict=True)
+        )
+
+    @cached_property
+    def stages(self) -> list[tuple[_Floats, _Floats, _Floats]]:
+        """Of each convolution the transformed weights, and a bias and a slope for each channel."""
+        return [self._stage(number, convolution) for number, convolution in enumerate(self._fast)]
+
+    def _stage(self, number: int, convolution: nn.Conv2d) -> tuple[_Floats, _Floats, _Floats]:
+        parts = torch.split(convolution.weight.detach().double(), self._widths[: number + 1], dim=1)
+        u = torch.cat([winograd.transformed(part) for part in parts], dim=2).float().numpy()
+        bias = winograd.padded(convolution.bias, convolution.out_channels, 0)
+        return u, bias, np.full(len(bias), _SLOPE if number < 4 else 1, np.float32)
 
     @staticmethod
     def lag(width: int) -> int:
@@ -211,10 +233,10 @@ class _Dense:
         lag, band, tiles = self.lag(width), winograd.band(), n * winograd.tiles_of(height, width)
         slots, _ = self.ring(width)
         ring = winograd.WORKSPACE.floats("dense", slots, 1, winograd.PLACES, band, self.wide)
-        bands = -(-tiles // band)
+        bands, stages = -(-tiles // band), self.stages
         targets = [*grown, y]
-        for step in range(bands + (len(self.stages) - 1) * lag):
-            for number, (u, bias, slope) in enumerate(self.stages):
+        for step in range(bands + (len(stages) - 1) * lag):
+            for number, (u, bias, slope) in enumerate(stages):
                 current = step - number * lag
                 if not 0 <= current < bands:
                     continue
@@ -273,8 +295,7 @@ class AcceleratedRRDBNet(Accelerated):
 
     @property
     def weight_floats(self) -> int:
-        dense = sum(u.size for block in self._blocks for each in block for u, _, _ in each.stages)
-        return super().weight_floats + dense
+        return super().weight_floats + sum(each.weight_floats for block in self._blocks for each in block)
 
     def workspace_floats(self, width: int) -> int:
         return super().workspace_floats(width) + int(np.prod(self._blocks[0][0].ring(width)))
