@@ -58,8 +58,7 @@ def inference(name: str, make: Callable[[], nn.Module], edge: int, rounds: int) 
     torch.manual_seed(0)
     network: Any = make().eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     fast = accelerated(network)
-    if fast is None:
-        raise SystemExit("numba is not installed, or SRUP_WINOGRAD is 0")
+    assert fast is not None
     x = laid(torch.rand(1, 3, edge, edge))
     exact = network(x)
     difference = float((fast(x) - exact).abs().max() / exact.abs().max())
@@ -89,6 +88,8 @@ def training(name: str, make: Callable[[], nn.Module], batch: int, edge: int, ro
 
 
 def main() -> None:
+    if not winograd.usable():
+        raise SystemExit("numba is not installed or has no OpenMP, or SRUP_WINOGRAD is 0")
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     print(
         f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
