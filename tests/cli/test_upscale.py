@@ -96,6 +96,25 @@ def test_everything_at_once(srup: Any, nearest: Path) -> None:
     assert "the result moves by" in outcome.out
 
 
+def test_uncertainty_grows_with_the_noise(srup: Any, nearest: Path) -> None:
+    picture(Path("a.png"))
+    means = []
+    for noise in ("1", "4"):
+        arguments = ("-m", nearest, "--uncertainty", f"{noise}.png", "--noise", noise, "--overwrite", "--json")
+        *_, last = map(json.loads, srup("upscale", "a.png", *arguments).out.splitlines())
+        assert last["sigma"] == pytest.approx(float(noise))
+        means.append(last["mean"])
+    # Nearest-neighbour enlargement moves as its input does.
+    assert means == pytest.approx([1, 4], rel=0.3)
+
+
+@pytest.mark.parametrize("arguments", [("--noise", "2"), ("--noise", "0", "--uncertainty", "map.png")])
+def test_noise_is_of_uncertainty_and_positive(srup: Any, arguments: tuple[str, ...]) -> None:
+    picture(Path("a.png"))
+    outcome = srup("upscale", "a.png", *arguments)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+
+
 def test_json_alone_is_on_stdout(srup: Any, nearest: Path) -> None:
     picture(Path("a.png"))
     outcome = srup("upscale", "a.png", "-o", "out.png", "-m", nearest, "--json")

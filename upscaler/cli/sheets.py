@@ -72,6 +72,7 @@ def write_uncertainty(
     sheet: Path,
     first_frame: bool,
     seed: int,
+    noise: float | None,
 ) -> None:
     import numpy as np
 
@@ -80,14 +81,15 @@ def write_uncertainty(
     from upscaler.model.uncertainty import SAMPLES, SIGMA, spread
 
     picture = open_picture(job.input, first_frame=first_frame)
+    sigma = SIGMA if noise is None else noise / 255
     with console.progress("uncertainty", 1) as progress:
         display.restart(progress, upscaler.estimate(picture, size), SAMPLES)
-        moved = spread(upscaler, picture, size, seed=seed) * 255
+        moved = spread(upscaler, picture, size, sigma=sigma, seed=seed) * 255
     sheet.parent.mkdir(parents=True, exist_ok=True)
     mean, most = float(moved.mean()), float(np.percentile(moved, 99))
     write_picture(sheet, Picture(heat_map(moved, "levels of 255"), Metadata()))
-    console.event("uncertainty", file=sheet, sigma=SIGMA * 255, mean=mean, percentile99=most)
+    console.event("uncertainty", file=sheet, sigma=sigma * 255, mean=mean, percentile99=most)
     console.result(
-        f"uncertainty: {sheet}; under noise of {SIGMA * 255:g} levels of 255 the result moves by {mean:.2f} "
+        f"uncertainty: {sheet}; under noise of {sigma * 255:g} levels of 255 the result moves by {mean:.2f} "
         f"on average, by {most:.2f} or less at 99% of its pixels"
     )

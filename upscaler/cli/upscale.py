@@ -105,6 +105,12 @@ def upscale(
         Path | None,
         typer.Option("--uncertainty", metavar="FILE", help="Write a map of the result's spread under input noise."),
     ] = None,
+    noise: Annotated[
+        float | None,
+        typer.Option(
+            "--noise", metavar="SIGMA", help="Of --uncertainty, in levels of 255; 2 by default.", show_default=False
+        ),
+    ] = None,
     compare: Annotated[
         Path | None, typer.Option("--compare", metavar="FILE", help="Write a picture of before beside after.")
     ] = None,
@@ -130,6 +136,10 @@ def upscale(
     jobs = plan_jobs(inputs, output, SUFFIXES, format=format, recursive=recursive)
     if len(jobs) > 1 and (uncertainty or compare):
         raise typer.BadParameter("--uncertainty and --compare are for one picture")
+    if noise is not None and not uncertainty:
+        raise typer.BadParameter("--noise belongs to --uncertainty")
+    if noise is not None and not 0 < noise <= 255:
+        raise typer.BadParameter("--noise is above 0 and at most 255 levels")
     existing: Literal["refuse", "overwrite", "skip"] = (
         "overwrite" if overwrite or plan else "skip" if skip_existing else "refuse"
     )
@@ -200,7 +210,7 @@ def upscale(
         write_comparison(jobs[0], compare, first_frame)
         console.result(f"before and after: {compare}")
     if complete and uncertainty and jobs:
-        write_uncertainty(console, display, upscaler, jobs[0], wanted, uncertainty, first_frame, seed)
+        write_uncertainty(console, display, upscaler, jobs[0], wanted, uncertainty, first_frame, seed, noise)
     batch.wait_for_ranks()
     if not complete:
         raise typer.Exit(1)
