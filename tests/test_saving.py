@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from upscaler.errors import UserError
-from upscaler.saving import whole_file
+from upscaler.saving import whole_file, write_together
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
@@ -30,3 +30,18 @@ def test_a_place_that_is_none_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     with pytest.raises(UserError, match=r"cannot write .*/a/b/c"), whole_file(tmp_path / "a" / "b" / "c"):
         pass
+
+
+def test_files_that_belong_together_appear_together(tmp_path: Path) -> None:
+    write_together({tmp_path / "new" / "a": b"1", tmp_path / "new" / "b": b"2"})
+    assert {path.name: path.read_bytes() for path in (tmp_path / "new").iterdir()} == {"a": b"1", "b": b"2"}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_none_of_several_files_appears_if_one_cannot_be_written(tmp_path: Path, order: int) -> None:
+    (tmp_path / "old").write_bytes(b"before")
+    files = {tmp_path / "old": b"after", tmp_path / "old" / "b": b"2"}
+    with pytest.raises(UserError, match="cannot write"):
+        write_together(dict([*files.items()][::order]))
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert (tmp_path / "old").read_bytes() == b"before"

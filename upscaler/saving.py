@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,6 +37,21 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):  # what has failed before is what counts
             part.unlink(missing_ok=True)
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Write files that are of no use without each other: none gets its name before all are complete.
+
+    Raises:
+        UserError: one of them cannot be written.
+    """
+    with ExitStack() as stack:
+        for path, content in files.items():
+            file = stack.enter_context(whole_file(path))
+            file.write(content)
+            # Now, and not when another has its name already, is the time to find that there is no space.
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def clear_parts(folder: Path) -> None:

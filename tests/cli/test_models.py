@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from typer.testing import CliRunner, Result
@@ -19,7 +21,7 @@ from upscaler.model import catalogue, hub
 from upscaler.model.catalogue import Entry
 from upscaler.model.compact import Compact
 from upscaler.model.hub import HubFile
-from upscaler.model.weights import save_weights
+from upscaler.model.weights import load_weights, save_weights
 
 
 @pytest.fixture(autouse=True)
@@ -135,3 +137,97 @@ def test_fetch_shows_where_the_file_is(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_fetch_without_names_is_a_wrong_command_line() -> None:
     assert _run("fetch").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("to", "suffixes", "runtime"),
+    [("onnx", [".onnx"], "onnxruntime"), ("ncnn", [".param", ".bin"], "ncnn"), ("pth", [".pth"], "torch")],
+)
+def test_export_writes_files_and_runs_them(tmp_path: Path, to: str, suffixes: list[str], runtime: str) -> None:
+    path, _ = _own_file(tmp_path)
+    result = _run("export", str(path), "--to", to, "-o", str(tmp_path / "out"), "--json")
+    assert result.exit_code == 0
+    (event,) = _events(result)
+    files = [tmp_path / "out" / f"own-x2{suffix}" for suffix in suffixes]
+    assert event["files"] == [str(file) for file in files]
+    assert (event["event"], event["to"], event["runtime"]) == ("exported", to, runtime)
+    assert 0 <= event["difference"] < 1e-5
+    assert sorted((tmp_path / "out").iterdir()) == sorted(files)
+    assert f"{runtime} gives the same pictures" in result.stderr
+
+
+def test_export_tells_in_onnx_where_a_model_is_from(tmp_path: Path) -> None:
+    path, digest = _own_file(tmp_path)
+    assert _run("export", str(path), "--to", "onnx", "-o", str(tmp_path)).exit_code == 0
+    told = {entry.key: entry.value for entry in onnx.load(tmp_path / "own-x2.onnx").metadata_props}
+    assert (told["architecture"], told["scale"], told["licence"]) == ("compact", "2", "CC0-1.0")
+    assert (told["digest"], told["name"]) == (digest, "own.safetensors")
+    assert json.loads(told["settings"])["features"] == 4
+
+
+def test_export_of_the_bundled_model_goes_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = _run("export", "PHOTO", "--to", "pth")
+    assert result.stdout == "photo-x4.pth\n"
+    assert load_weights(tmp_path / "photo-x4.pth").settings["scale"] == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [("a-x2", "a-x2"), ("2x_a", "2x_a"), ("RealX2Plus", "RealX2Plus"), ("a-x4", "a-x4-x2"), ("a-32x24", "a-32x24-x2")],
+)
+def test_export_names_the_scale_once(tmp_path: Path, name: str, stem: str) -> None:
+    path = _own_file(tmp_path)[0].rename(tmp_path / f"{name}.safetensors")
+    assert _run("export", str(path), "--to", "pth", "-o", str(tmp_path)).stdout == f"{tmp_path / stem}.pth\n"
+
+
+def test_export_in_16_bits_is_half_as_large(tmp_path: Path) -> None:
+    path, _ = _own_file(tmp_path)
+    for folder, more in (("whole", []), ("half", ["--fp16"])):
+        assert _run("export", str(path), "--to", "ncnn", "-o", str(tmp_path / folder), *more).exit_code == 0
+    whole, half = ((tmp_path / folder / "own-x2.bin").stat().st_size for folder in ("whole", "half"))
+    weights = sum(tensor.numel() for tensor in load_weights(path).tensors.values() if tensor.dim() == 4)
+    assert whole - half == 2 * weights
+
+
+def test_export_without_a_runtime_says_that_nothing_was_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = _own_file(tmp_path)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ncnn" else find_spec(name))
+    result = _run("export", str(path), "--to", "ncnn", "-o", str(tmp_path), "--json")
+    assert result.exit_code == 0
+    assert _events(result)[0]["runtime"] is None
+    assert "not checked" in result.stderr
+    assert "pip install ncnn" in result.stderr
+
+
+def test_export_replaces_nothing_unless_asked(tmp_path: Path) -> None:
+    path, _ = _own_file(tmp_path)
+    there = tmp_path / "own-x2.bin"
+    there.write_bytes(b"before")
+    arguments = ("export", str(path), "--to", "ncnn", "-o", str(tmp_path))
+    result = _run(*arguments)
+    assert isinstance(result.exception, UserError)
+    assert "use --overwrite" in str(result.exception)
+    assert there.read_bytes() == b"before"
+    assert not there.with_suffix(".param").exists()
+    assert _run(*arguments, "--overwrite").exit_code == 0
+    assert load_weights(there).settings == load_weights(path).settings
+
+
+def test_export_never_replaces_the_model_itself(tmp_path: Path) -> None:
+    path, _ = _own_file(tmp_path)
+    assert _run("export", str(path), "--to", "ncnn", "-o", str(tmp_path)).exit_code == 0
+    pair = tmp_path / "own-x2.bin"
+    before = pair.read_bytes()
+    result = _run("export", str(pair), "--to", "ncnn", "--fp16", "-o", str(tmp_path), "--overwrite")
+    assert isinstance(result.exception, UserError)
+    assert "is the model itself" in str(result.exception)
+    assert pair.read_bytes() == before
+
+
+@pytest.mark.parametrize("arguments", [("--to", "onnx", "--fp16"), ("--to", "tflite"), ()])
+def test_export_of_what_there_is_not_is_a_wrong_command_line(arguments: tuple[str, ...]) -> None:
+    assert _run("export", "photo", *arguments).exit_code == 2

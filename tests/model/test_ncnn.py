@@ -6,12 +6,14 @@ import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from upscaler.model.compact import Compact
+from upscaler.model.export_ncnn import ncnn_pair
 from upscaler.model.layouts import identify
 from upscaler.model.ncnn import parse_param, read_ncnn
 from upscaler.model.rrdbnet import RRDBNet
@@ -89,9 +91,9 @@ def _compact(network: Compact, *, half: bool) -> _Writer:
     return writer
 
 
-def _tiny(**settings: float) -> RRDBNet:
+def _tiny(**settings: Any) -> RRDBNet:
     torch.manual_seed(0)
-    return RRDBNet(**{"blocks": 2, "features": 6, "growth": 3} | settings).eval()  # type: ignore[arg-type]
+    return RRDBNet(**{"blocks": 2, "features": 6, "growth": 3} | settings).eval()
 
 
 def _rounded(tensor: Tensor, *, half: bool) -> Tensor:
@@ -103,7 +105,7 @@ def _rounded(tensor: Tensor, *, half: bool) -> Tensor:
 def test_rrdbnet(tmp_path: Path, scale: int, half: bool) -> None:
     network = _tiny(scale=scale, residual_scale=0.3)
     tensors, metadata = read_ncnn(*_rrdbnet(network, half=half).save(tmp_path))
-    assert metadata == {"architecture": "rrdbnet", "residual_scale": "0.3"}
+    assert metadata == {"architecture": "rrdbnet", "residual_scale": "0.3", "output_activation": "none"}
     assert identify(tensors, metadata) == ("rrdbnet", network.settings())
     for key, tensor in network.state_dict().items():
         assert torch.equal(tensors[key], _rounded(tensor, half=half)), key
@@ -117,6 +119,41 @@ def test_compact(tmp_path: Path, activation: str, half: bool) -> None:
     assert identify(tensors, metadata) == ("compact", network.settings())
     for key, tensor in network.state_dict().items():
         assert torch.equal(tensors[key], _rounded(tensor, half=half)), key
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        ["Sigmoid", "Sigmoid", "ReLU 0=0.2"],
+        ["TanH"],
+        ["TanH", "BinaryOp 0=0 1=1 2=1.0", "BinaryOp 0=2 1=1 2=0.25"],
+        ["TanH", "BinaryOp 0=0 1=0 2=1.0", "BinaryOp 0=2 1=1 2=0.5"],
+        ["TanH", "BinaryOp 0=2 1=1 2=0.5", "BinaryOp 0=0 1=1 2=1.0"],
+        ["BinaryOp 0=0 1=1 2=1.0", "TanH", "BinaryOp 0=2 1=1 2=0.5"],
+    ],
+)
+def test_unusual_output_activations_are_refused(tmp_path: Path, end: list[str]) -> None:
+    writer = _rrdbnet(_tiny(), half=True)
+    for kind, *settings in map(str.split, end):
+        writer.layer(kind, " ".join(settings))
+    with pytest.raises(ValueError, match="unusual output activation"):
+        read_ncnn(*writer.save(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["Sigmoid", "TanH", "Reorg"])
+def test_layers_of_rrdbnet_in_a_compact_network_are_refused(tmp_path: Path, kind: str) -> None:
+    writer = _compact(Compact(features=4, convolutions=1), half=True)
+    writer.layer(kind)
+    with pytest.raises(ValueError, match=f"Compact network with a layer .* of the kind {kind}"):
+        read_ncnn(*writer.save(tmp_path))
+
+
+def test_transposed_convolutions_are_the_ones_that_double(tmp_path: Path) -> None:
+    param, binary = tmp_path / "net.param", tmp_path / "net.bin"
+    param.write_bytes(ncnn_pair(_tiny(upsampling="transposed"))[0].replace(b" 3=2 4=1 ", b" 3=1 4=1 "))
+    binary.write_bytes(ncnn_pair(_tiny(upsampling="transposed"))[1])
+    with pytest.raises(ValueError, match=r"conv_up1 is no convolution with a bias that doubles the size"):
+        read_ncnn(param, binary)
 
 
 def test_result_resized_behind_the_network_is_told(tmp_path: Path) -> None:
@@ -143,6 +180,8 @@ def _edited(pattern: str, replacement: str) -> Callable[[str], str]:
         (_edited("4=1", "4=0"), "keeps the size"),
         (_edited("5=1", "5=0"), "keeps the size"),
         (_edited("5=1", "5=1 3=2"), "keeps the size"),
+        (_edited("5=1", "5=1 13=2"), "keeps the size"),
+        (_edited("5=1", "5=1 2=2"), "keeps the size"),
         (_edited("6=162", "6=163"), "keeps the size"),
         (_edited("6=162", "6=1620000000000"), "cut off"),
         (_edited("-23301=2,2.0", "-23301=2,3.0"), "unusual residual scales"),

@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import json as json_format
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from upscaler import __version__
 from upscaler.cli.console import Console
 from upscaler.cli.loading import fetch_model
-from upscaler.cli.options import Debug, Json
+from upscaler.cli.options import Debug, Json, Overwrite
+from upscaler.cli.sheets import check_free
 from upscaler.errors import UserError
 from upscaler.model import catalogue
 from upscaler.model.catalogue import Entry, Found
 
+if TYPE_CHECKING:
+    from upscaler.model.weights import Weights
+
 app = typer.Typer(help="The models: list them, look at one, fetch some.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A model, the path of a file, or hf:REPO/FILE[@REVISION].")]
+
+
+class Format(StrEnum):
+    """What ``--to`` can be."""
+
+    onnx = "onnx"
+    ncnn = "ncnn"
+    pth = "pth"
+
+
 Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Models, or hf:REPO/FILE[@REVISION].")]
 
 
@@ -59,6 +78,86 @@ def fetch(names: Names, json: Json = False, debug: Debug = False) -> None:  # no
         console.result(f"{name}: {found.path}")
     if failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    name: Name,
+    to: Annotated[
+        Format,
+        typer.Option(
+            "--to", metavar="onnx|ncnn|pth", help="For ONNX runtimes, upscayl and its like, or PyTorch programs."
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Without it: the current folder.")
+    ] = None,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Store weights in 16 bits; only ncnn.")] = False,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    debug: Debug = False,  # noqa: ARG001 - main acts on --debug
+) -> None:
+    """Write a model for other programs, and check that they compute the same."""
+    console = Console(json=json)
+    if fp16 and to is not Format.ncnn:
+        raise typer.BadParameter("--fp16 is for --to ncnn")
+
+    from upscaler.model import export as exports
+    from upscaler.model import export_checks
+    from upscaler.model.weights import build_network, load_weights
+    from upscaler.saving import check_place, write_together
+
+    exports.check_writable(to.value)
+    found = fetch_model(console, name)
+    weights = load_weights(found.path)
+    network = build_network(weights)
+    folder = output or Path()
+    files = [folder / f"{_stem(found, network.scale)}{suffix}" for suffix in exports.suffixes(to.value)]
+    for file in files:
+        if file.exists() and file.samefile(found.path):
+            raise UserError(f"{file} is the model itself; use another -o")
+        check_free(file, overwrite=overwrite)
+        check_place(file)
+    if fp16:
+        exports.round_to_half(network)
+    contents = exports.exported(network, to.value, _origin(found, weights, network.scale), half=fp16)
+    check = export_checks.check(contents, to.value, network)
+    write_together(dict(zip(files, contents, strict=True)))
+    console.event(
+        "exported",
+        name=name,
+        to=to.value,
+        files=files,
+        runtime=check.runtime if check else None,
+        difference=check.difference if check else None,
+    )
+    console.result("\n".join(map(str, files)))
+    if check:
+        console.notice(f"{check.runtime} gives the same pictures, with a largest difference of {check.difference:.2g}")
+    else:
+        runtime = export_checks.runtime_of(to.value)
+        console.notice(f"not checked, as {runtime} is not installed; to check exports, run: pip install {runtime}")
+
+
+def _stem(found: Found, scale: int) -> str:
+    """The name of the exported files; with the scale, which other programs read from there."""
+    stem = found.entry.name if found.entry else found.path.stem
+    told = re.search(rf"(?<!\d)(?:{scale}x|x{scale})(?!\d)", stem, re.IGNORECASE)
+    return stem if told else f"{stem}-x{scale}"
+
+
+def _origin(found: Found, weights: Weights, scale: int) -> dict[str, str]:
+    """What an exported file can tell of itself."""
+    listed = {"name": found.entry.name, "licence": found.entry.licence} if found.entry else {"name": found.path.name}
+    return {
+        **listed,
+        **weights.metadata,
+        "architecture": weights.architecture,
+        "settings": json_format.dumps(weights.settings),
+        "scale": str(scale),
+        "digest": weights.digest,
+        "version": __version__,
+    }
 
 
 def _described(entry: Entry) -> dict[str, Any]:

@@ -19,10 +19,15 @@ from torch import Tensor
 
 MAGIC = b"7767517"
 
-_FP32, _FP16 = 0, 0x01306B47
-_WITHOUT_WEIGHTS = {"Input", "Split", "Concat", "Eltwise", "BinaryOp", "Interp", "PixelShuffle", "ReLU"}
+# What stands before the weights of a convolution, and numbers that choose what a layer does.
+FP32, FP16 = 0, 0x01306B47
+RELU, LEAKY_RELU = 1, 2
+NEAREST = 1
+ADD, MULTIPLY = 0, 2
+
+_OF_BOTH = {"Input", "Split", "Concat", "Eltwise", "BinaryOp", "Interp", "PixelShuffle", "ReLU"}
+_OF_RRDBNET = {"Reorg", "Sigmoid", "TanH"}
 _COEFFICIENTS, _ACTIVATION_NUMBERS = -23301, -23310
-_NEAREST = 1
 
 
 @dataclass(frozen=True)
@@ -61,11 +66,11 @@ def read_ncnn(param: Path, binary: Path) -> tuple[dict[str, Tensor], dict[str, s
     slopes: list[Tensor] = []
     numbers = _Numbers(binary.read_bytes())
     for layer in layers:
-        if layer.kind == "Convolution":
+        if layer.kind in ("Convolution", "Deconvolution"):
             convolutions.append(_read_convolution(layer, numbers))
         elif layer.kind == "PReLU":
             slopes.append(torch.from_numpy(numbers.take("<f4", layer.number(0), layer.name)))
-        elif layer.kind not in _WITHOUT_WEIGHTS:
+        elif layer.kind not in _OF_BOTH | _OF_RRDBNET:
             raise ValueError(f"its layer {layer.name} is of the kind {layer.kind}, which no network of srup has")
     if numbers.left:
         raise ValueError(f"{binary.name} has {numbers.left} bytes more than {param.name} lists")
@@ -121,24 +126,28 @@ class _Numbers:
         return found.astype(np.float32)
 
     def take_tagged(self, count: int, layer: str) -> NDArray[np.float32]:
-        tag = int.from_bytes(self.data[self.position : self.position + 4], "little") if self.left >= 4 else _FP32
+        tag = int.from_bytes(self.data[self.position : self.position + 4], "little") if self.left >= 4 else FP32
         self.position += 4
-        if tag not in (_FP32, _FP16):
+        if tag not in (FP32, FP16):
             raise ValueError(f"the weights of {layer} have the encoding 0x{tag:08X}; only fp32 and fp16 are read")
-        return self.take("<f2" if tag == _FP16 else "<f4", count, layer)
+        return self.take("<f2" if tag == FP16 else "<f4", count, layer)
 
 
 def _read_convolution(layer: Layer, numbers: _Numbers) -> _Convolution:
     outputs, width = layer.number(0), layer.number(1)
     height, size = layer.number(11, width), layer.number(6)
     inputs, rest = divmod(size, outputs * height * width) if outputs * height * width > 0 else (0, 0)
-    # Dilation and stride, each along both edges, then the bias.
-    plain = all(layer.number(key, 1) == 1 for key in (2, 3, 12, 13)) and layer.number(5) == 1
-    if rest or inputs < 1 or not plain or not height == width == 2 * layer.number(4) + 1:
-        raise ValueError(f"its layer {layer.name} is no convolution of stride 1 with a bias that keeps the size")
-    weight = numbers.take_tagged(size, layer.name).reshape(outputs, inputs, height, width)
-    bias = numbers.take("<f4", outputs, layer.name)
-    return _Convolution(torch.from_numpy(weight), torch.from_numpy(bias))
+    transposed = layer.kind == "Deconvolution"
+    stride, border = layer.number(3, 1), layer.number(4)
+    # Dilation along both edges, stride along the other, the bias.
+    plain = layer.number(2, 1) == layer.number(12, 1) == layer.number(5) == 1 and layer.number(13, stride) == stride
+    fits = (width, stride, border) == (4, 2, 1) if transposed else (stride, width) == (1, 2 * border + 1)
+    if rest or inputs < 1 or not plain or not fits or height != width:
+        keeps = "doubles" if transposed else "keeps"
+        raise ValueError(f"its layer {layer.name} is no convolution with a bias that {keeps} the size")
+    weight = torch.from_numpy(numbers.take_tagged(size, layer.name).reshape(outputs, inputs, height, width))
+    bias = torch.from_numpy(numbers.take("<f4", outputs, layer.name))
+    return _Convolution(weight.transpose(0, 1).contiguous() if transposed else weight, bias)
 
 
 def _is_dense_block(convolutions: list[_Convolution]) -> bool:
@@ -169,9 +178,28 @@ def _rrdbnet_metadata(layers: list[Layer]) -> dict[str, str]:
     scales = {c[0] for layer in layers if layer.kind == "Eltwise" and (c := layer.numbers.get(_COEFFICIENTS))}
     if len(scales) != 1 or any(abs(slope - 0.2) > 1e-6 for slope in _slopes(layers)):
         raise ValueError("it is an RRDBNet with unusual residual scales or activations")
-    if any(layer.number(0) != _NEAREST for layer in layers if layer.kind == "Interp"):
+    if any(layer.number(0) != NEAREST for layer in layers if layer.kind == "Interp"):
         raise ValueError("it is an RRDBNet that enlarges otherwise than by nearest neighbour")
-    return {"architecture": "rrdbnet", "residual_scale": str(scales.pop())}
+    return {
+        "architecture": "rrdbnet",
+        "residual_scale": str(scales.pop()),
+        "output_activation": _output_activation(layers),
+    }
+
+
+def _output_activation(layers: list[Layer]) -> str:
+    kinds = [layer.kind for layer in layers]
+    if "TanH" in kinds:
+        # (tanh(x) + 1) / 2, in two operations with a number.
+        scaling = [(layer.number(0), layer.number(1), layer.numbers.get(2)) for layer in layers[-2:]]
+        if kinds[-3:] == ["TanH", "BinaryOp", "BinaryOp"] and scaling == [(ADD, 1, [1.0]), (MULTIPLY, 1, [0.5])]:
+            return "tanh"
+    elif "Sigmoid" in kinds:
+        if kinds[-1] == "Sigmoid":
+            return "sigmoid"
+    else:
+        return "none"
+    raise ValueError("it is an RRDBNet with an unusual output activation")
 
 
 def _compact_tensors(convolutions: list[_Convolution], slopes: list[Tensor]) -> dict[str, Tensor]:
@@ -184,6 +212,8 @@ def _compact_tensors(convolutions: list[_Convolution], slopes: list[Tensor]) -> 
 
 def _compact_metadata(layers: list[Layer]) -> dict[str, str]:
     metadata = {"architecture": "compact"}
+    if foreign := [layer for layer in layers if layer.kind in _OF_RRDBNET | {"Deconvolution"}]:
+        raise ValueError(f"it is a Compact network with a layer {foreign[0].name} of the kind {foreign[0].kind}")
     if not any(layer.kind == "PReLU" for layer in layers):
         kinds = {0.0: "relu", 0.1: "leakyrelu"}
         found = {kinds.get(round(slope, 6)) for slope in _slopes(layers)}

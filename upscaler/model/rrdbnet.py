@@ -17,7 +17,7 @@ from torch import Tensor, nn
 Upsampling = Literal["nearest", "pixelshuffle", "transposed"]
 OutputActivation = Literal["none", "sigmoid", "tanh"]
 
-_SLOPE = 0.2
+SLOPE = 0.2
 _HEAD = ("conv_up", "conv_hr", "conv_last")
 
 
@@ -40,7 +40,7 @@ class ResidualDenseBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         dense = x
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
-            dense = torch.cat((dense, F.leaky_relu(conv(dense), _SLOPE)), dim=1)
+            dense = torch.cat((dense, F.leaky_relu(conv(dense), SLOPE)), dim=1)
         fused: Tensor = self.conv5(dense)
         return x + self.residual_scale * fused
 
@@ -177,8 +177,8 @@ class RRDBNet(nn.Module):
                 f = F.pixel_shuffle(up(f), 2)
             else:
                 f = up(f)
-            f = F.leaky_relu(f, _SLOPE)
-        out: Tensor = self.conv_last(F.leaky_relu(self.conv_hr(f), _SLOPE))
+            f = F.leaky_relu(f, SLOPE)
+        out: Tensor = self.conv_last(F.leaky_relu(self.conv_hr(f), SLOPE))
         if self.output_activation == "sigmoid":
             return torch.sigmoid(out)
         if self.output_activation == "tanh":
