@@ -10,9 +10,8 @@ from typing import Any, Literal
 import torch
 
 from upscaler.errors import UserError
-from upscaler.model.compact import Compact
+from upscaler.model.export_layers import Exportable
 from upscaler.model.export_ncnn import ncnn_pair
-from upscaler.model.rrdbnet import RRDBNet
 
 Format = Literal["onnx", "ncnn", "pth"]
 
@@ -46,7 +45,7 @@ def check_writable(to: Format) -> None:
         raise UserError("ONNX is written with the package onnx, which is not installed; run: pip install onnx")
 
 
-def exported(network: RRDBNet | Compact, to: Format, notes: Mapping[str, str], *, half: bool = False) -> list[bytes]:
+def exported(network: Exportable, to: Format, notes: Mapping[str, str], *, half: bool = False) -> list[bytes]:
     """The contents of the files, in the order of ``suffixes``; the same network makes the same bytes.
 
     Args:
@@ -65,7 +64,7 @@ def exported(network: RRDBNet | Compact, to: Format, notes: Mapping[str, str], *
     return list(ncnn_pair(network, half=half)) if to == "ncnn" else [_checkpoint(network)]
 
 
-def round_to_half(network: RRDBNet | Compact) -> None:
+def round_to_half(network: Exportable) -> None:
     """Round the weights of convolutions to 16 bits, in place, so that storing them so loses nothing more.
 
     Raises:
@@ -78,7 +77,7 @@ def round_to_half(network: RRDBNet | Compact) -> None:
                 raise UserError(f"{name} has numbers that 16 bits cannot hold; leave --fp16 out")
 
 
-def _checkpoint(network: RRDBNet | Compact) -> bytes:
+def _checkpoint(network: Exportable) -> bytes:
     """``params_ema`` with BasicSR's keys, which Real-ESRGAN, spandrel and all that use it read."""
     settings = network.settings()
     for name, known in _ASSUMED[network.architecture].items():

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from upscaler.errors import UserError
-from upscaler.model.compact import Compact
 from upscaler.model.export import Format
+from upscaler.model.export_layers import Exportable
 from upscaler.model.layouts import NETWORKS, identify
-from upscaler.model.rrdbnet import RRDBNet
 
 TOLERANCE = 1e-4
 """Largest difference that rounding in fp32 may make, for results in 0..1; more in proportion for larger ones."""
@@ -42,7 +41,7 @@ def runtime_of(to: Format) -> str:
     return {"onnx": "onnxruntime", "ncnn": "ncnn", "pth": "torch"}[to]
 
 
-def check(contents: Sequence[bytes], to: Format, network: RRDBNet | Compact) -> Check | None:
+def check(contents: Sequence[bytes], to: Format, network: Exportable) -> Check | None:
     """Run files on noise; None where the package that runs them is not installed.
 
     Args:
@@ -69,7 +68,7 @@ def check(contents: Sequence[bytes], to: Format, network: RRDBNet | Compact) -> 
     return Check(runtime, difference)
 
 
-def largest_difference(run: Run, network: RRDBNet | Compact, x: Tensor) -> float:
+def largest_difference(run: Run, network: Exportable, x: Tensor) -> float:
     """Between two results for a picture, in proportion to the largest value where that is above 1."""
     with torch.inference_mode():
         expected = network(x)

@@ -14,6 +14,9 @@ from torch import nn
 from upscaler.model.compact import Compact
 from upscaler.model.rrdbnet import SLOPE, RRDBNet
 
+Exportable = RRDBNet | Compact
+"""The networks that can be spelled out."""
+
 Blob = str
 """The name of a picture or of features, (N, C, H, W), on the way through a graph."""
 
@@ -61,7 +64,7 @@ class Layers(Protocol):
         ...
 
 
-def spell(network: RRDBNet | Compact, layers: Layers, x: Blob) -> Blob:
+def spell(network: Exportable, layers: Layers, x: Blob) -> Blob:
     """Add a network to a graph.
 
     Args:

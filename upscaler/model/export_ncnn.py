@@ -11,16 +11,14 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from upscaler.model.compact import Compact
-from upscaler.model.export_layers import Blob, spell
+from upscaler.model.export_layers import Blob, Exportable, spell
 from upscaler.model.ncnn import ADD, FP16, FP32, LEAKY_RELU, MAGIC, MULTIPLY, NEAREST, RELU
-from upscaler.model.rrdbnet import RRDBNet
 
 _Numbers = Mapping[int, float | Sequence[float]]
 """What a layer's line says behind its blobs."""
 
 
-def ncnn_pair(network: RRDBNet | Compact, *, half: bool = False) -> tuple[bytes, bytes]:
+def ncnn_pair(network: Exportable, *, half: bool = False) -> tuple[bytes, bytes]:
     """The bytes of ``.param`` and of ``.bin``.
 
     The graph takes the blob ``data``, RGB in 0..1, and gives ``output``. Where the network unshuffles, the edges of

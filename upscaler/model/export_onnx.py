@@ -16,16 +16,14 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from upscaler import __version__
-from upscaler.model.compact import Compact
-from upscaler.model.export_layers import Blob, spell
-from upscaler.model.rrdbnet import RRDBNet
+from upscaler.model.export_layers import Blob, Exportable, spell
 
 OPSET = 13
 _IR_VERSION = 7  # of the same age as the opset
 _EDGES = [2, 3]  # the axes of height and width
 
 
-def onnx_model(network: RRDBNet | Compact, notes: Mapping[str, str]) -> bytes:
+def onnx_model(network: Exportable, notes: Mapping[str, str]) -> bytes:
     """The file's bytes, checked by ``onnx``; the same network and notes make the same bytes.
 
     It takes ``input``, fp32 (N, channels, H, W) in 0..1, and gives ``output``, (N, channels, H * scale, W * scale),
@@ -69,7 +67,7 @@ def _picture(name: str, channels: int, height: str, width: str) -> onnx.ValueInf
 class _OnnxLayers:
     """``Layers`` as nodes of ONNX."""
 
-    def __init__(self, network: RRDBNet | Compact) -> None:
+    def __init__(self, network: Exportable) -> None:
         self.network = network
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
