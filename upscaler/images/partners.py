@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from upscaler.images.alpha import without_alpha
 from upscaler.images.files import SUFFIXES, PictureFile, open_picture
 from upscaler.images.listing import pictures_in
 from upscaler.images.metrics import SSIM_WINDOW
+from upscaler.images.resize import resize
 
 Pixels = NDArray[Any]
 
@@ -81,11 +82,57 @@ def find_cases(
     cases, failures = [], []
     for reference in named:
         try:
-            cases.append(_case(reference, scale, border, lr_folder, folders))
+            case = case_of(reference, scale=scale, border=border)
+            own_lr = lr_folder.partner(reference) if lr_folder else None
+            partners = {name: folder.partner(reference) for name, folder in folders.items()}
+            cases.append(with_partners(case, scale, lr=own_lr, results=partners))
         except UserError as error:
             failures.append(Failed(reference, str(error)))
     unused = [file for folder in everything for file in folder.unused()]
     return Cases(cases, failures, unused)
+
+
+def case_of(reference: Path, *, scale: int, border: int) -> Case:
+    """A reference by itself.
+
+    Raises:
+        UserError: it cannot be read, has transparency, or is too small to be measured.
+    """
+    picture = _opaque(reference)
+    height, width = picture.height // scale * scale, picture.width // scale * scale
+    if min(height, width) < SSIM_WINDOW + 2 * border:
+        raise UserError(
+            f"{reference}: {picture.width} x {picture.height} pixels are too few for x{scale} with a border of {border}"
+        )
+    return Case(reference, height, width, None, {})
+
+
+def with_partners(case: Case, scale: int, *, lr: Path | None, results: Mapping[str, Path] | None = None) -> Case:
+    """A reference and pictures that belong to it, their sizes checked.
+
+    Raises:
+        UserError: a picture that cannot be read, has transparency, or does not fit the reference.
+    """
+    results = results or {}
+    whole = _opaque(case.reference)
+    full = (case.width, case.height)
+    if lr:
+        _check_size(_opaque(lr), case.reference, {(case.width // scale, case.height // scale)})
+    for result in results.values():
+        _check_size(_opaque(result), case.reference, {full, (whole.width, whole.height)})
+    return replace(case, lr=lr, results=results)
+
+
+def read_case(case: Case, scale: int) -> tuple[Pixels, Pixels]:
+    """The reference, cropped, and the low-resolution picture, made by MATLAB's bicubic if none is given.
+
+    Raises:
+        UserError: one of them cannot be read.
+    """
+    reference = read_opaque(case.reference)[: case.height, : case.width]
+    if case.lr:
+        return reference, read_opaque(case.lr)
+    return reference, resize(reference, case.height // scale, case.width // scale)
 
 
 def core_of(stem: str, scale: int) -> str:
@@ -154,28 +201,6 @@ def _pictures(folder: Path) -> list[Path]:
     if not found:
         raise UserError(f"there is no picture in the folder {folder}")
     return found
-
-
-def _case(reference: Path, scale: int, border: int, lr: _Folder | None, results: Mapping[str, _Folder]) -> Case:
-    picture = _opaque(reference)
-    height, width = picture.height // scale * scale, picture.width // scale * scale
-    if min(height, width) < SSIM_WINDOW + 2 * border:
-        raise UserError(
-            f"{reference}: {picture.width} x {picture.height} pixels are too few for x{scale} with a border of {border}"
-        )
-    case = Case(
-        reference,
-        height,
-        width,
-        lr.partner(reference) if lr else None,
-        {name: folder.partner(reference) for name, folder in results.items()},
-    )
-    small, full, whole = (width // scale, height // scale), (width, height), (picture.width, picture.height)
-    if case.lr:
-        _check_size(_opaque(case.lr), reference, {small})
-    for result in case.results.values():
-        _check_size(_opaque(result), reference, {full, whole})
-    return case
 
 
 def _opaque(path: Path) -> PictureFile:

@@ -13,6 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 from upscaler.images.resize import resize
 
 Picture = NDArray[np.uint8]
+Box = tuple[int, int, int, int]
+"""(top, left, bottom, right) of a part of a picture."""
 
 _BACKGROUND = (24, 24, 24)
 _TEXT = (230, 230, 230)
@@ -81,17 +83,39 @@ def before_after(before: Picture, after: Picture, labels: tuple[str, str] = ("be
     font = _font(_DETAIL)
     columns = []
     for picture, label in labelled:
-        overview = _labelled(_overview(picture, (top, left, bottom, right)), label, font)
+        reduced = _labelled(overview(picture, [(top, left, bottom, right)], _DETAIL), label, font)
         detail = _labelled(picture[top:bottom, left:right], f"{label}, detail 1:1", font)
-        columns.append(_stack([overview, detail]))
+        columns.append(_stack([reduced, detail]))
     return _side_by_side(columns)
 
 
-def crops_sheet(rows: Sequence[Sequence[tuple[str, Picture]]]) -> Picture:
+def overview(picture: Picture, frames: Sequence[Box], side: int) -> Picture:
+    """A picture reduced to a longer edge of ``side`` pixels, if it is larger, with frames around parts of it.
+
+    Args:
+        picture: (H, W, 3).
+        frames: parts of it, in its own pixels.
+        side: of the result.
+
+    Returns:
+        (H', W', 3).
+    """
+    height, width = picture.shape[:2]
+    scale = min(side / max(height, width), 1)
+    small = Image.fromarray(resize(picture, ceil(height * scale), ceil(width * scale)))
+    for frame in frames:
+        top, left, bottom, right = (int(edge * scale) for edge in frame)
+        ImageDraw.Draw(small).rectangle((left, top, right - 1, bottom - 1), outline=_MARK, width=2)
+    return np.asarray(small)
+
+
+def crops_sheet(rows: Sequence[Sequence[tuple[str, Picture]]], title: str = "") -> Picture:
     """Crops under their labels, one row for each picture and one column for each way it was made.
 
     Args:
-        rows: of equally many (label, (H, W, 3)) each; the crops of one row are equally high.
+        rows: of equally many (label, (H, W, 3)) each; the crops of one row are equally high, and so are its labels,
+            which may have several lines.
+        title: what stands above them all.
 
     Returns:
         The sheet, (H', W', 3).
@@ -103,7 +127,8 @@ def crops_sheet(rows: Sequence[Sequence[tuple[str, Picture]]]) -> Picture:
         raise ValueError("a sheet of no crops")
     font = _font(max(max(crop.shape[:2]) for row in rows for _, crop in row))
     columns = zip(*rows, strict=True)
-    return _side_by_side([_stack([_labelled(crop, label, font) for label, crop in column]) for column in columns])
+    sheet = _side_by_side([_stack([_labelled(crop, label, font) for label, crop in column]) for column in columns])
+    return _labelled(sheet, title, font) if title else sheet
 
 
 def titled(pictures: Sequence[tuple[str, Picture]], *, enlarge: int = 1) -> list[Picture]:
@@ -187,20 +212,14 @@ def most_detailed(picture: Picture, height: int, width: int) -> tuple[int, int]:
     return int(row) * cell, int(column) * cell
 
 
-def _overview(picture: Picture, frame: tuple[int, int, int, int]) -> Picture:
-    height, width = picture.shape[:2]
-    scale = _DETAIL / max(height, width)
-    small = Image.fromarray(resize(picture, ceil(height * scale), ceil(width * scale)))
-    top, left, bottom, right = (int(edge * scale) for edge in frame)
-    ImageDraw.Draw(small).rectangle((left, top, right - 1, bottom - 1), outline=_MARK, width=2)
-    return np.asarray(small)
-
-
 def _labelled(picture: Picture, label: str, font: ImageFont.FreeTypeFont) -> Picture:
     padding = ceil(font.size / 2)
-    width = max(picture.shape[1], ceil(font.getlength(label)) + 2 * padding)
-    strip = Image.new("RGB", (width, ceil(font.size * 1.8)), _BACKGROUND)
-    ImageDraw.Draw(strip).text((padding, strip.height / 2), label, fill=_TEXT, font=font, anchor="lm")
+    lines = label.split("\n")
+    width = max(picture.shape[1], *(ceil(font.getlength(line)) + 2 * padding for line in lines))
+    strip = Image.new("RGB", (width, ceil(font.size * (0.4 + 1.4 * len(lines)))), _BACKGROUND)
+    draw = ImageDraw.Draw(strip)
+    for number, line in enumerate(lines):
+        draw.text((padding, font.size * (0.9 + 1.4 * number)), line, fill=_TEXT, font=font, anchor="lm")
     return _stack([np.asarray(strip), picture])
 
 

@@ -21,7 +21,7 @@ import torch
 from upscaler.errors import UserError
 from upscaler.images.metrics import colour_shift, luma, psnr, ssim
 from upscaler.images.niqe import niqe
-from upscaler.images.partners import Case, Failed, read_opaque
+from upscaler.images.partners import Case, Failed, read_case, read_opaque
 from upscaler.images.resize import resize
 from upscaler.model.device import resident_memory
 from upscaler.model.sources import Pixels, PixelSource
@@ -95,9 +95,7 @@ def evaluate(cases: Sequence[Case], models: Mapping[str, Upscaler], *, scale: in
     """
     for case in cases:
         try:
-            reference = read_opaque(case.reference)[: case.height, : case.width]
-            height, width = case.height // scale, case.width // scale
-            lr = resize(reference, height, width) if case.lr is None else read_opaque(case.lr)
+            reference, lr = read_case(case, scale)
             size = Size(width=case.width, height=case.height)
             estimates = [upscaler.estimate(PixelSource(lr), size) for upscaler in models.values()]
             yield Started(case, sum(estimate.operations for estimate in estimates))
