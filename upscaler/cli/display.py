@@ -46,11 +46,11 @@ class BatchDisplay:
         self._name = ""
         self._told = self.start
 
-    def restart(self, progress: Progress, estimate: Estimate, samples: int) -> None:
-        """Show the work of upscaling one picture several times."""
+    def restart(self, progress: Progress, name: str, estimate: Estimate, samples: int) -> None:
+        """Show the work of upscaling one picture several times, under that name."""
         self.progress, self.pictures, self._begun, self.start = progress, 1, 1, time.monotonic()
         self._operations, self._wanted, self._megapixels_before = 0.0, estimate.operations * samples, 0.0
-        self._megapixels, self._name = samples * estimate.width * estimate.height / 1e6, "uncertainty"
+        self._megapixels, self._name = samples * estimate.width * estimate.height / 1e6, name
 
     def engine(self, event: engine.Event) -> None:
         """Something happened inside a picture."""

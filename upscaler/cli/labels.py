@@ -25,16 +25,22 @@ def labelled(folders: Sequence[str], models: Sequence[str], *taken: str) -> tupl
         BadParameter: two rows would have one name.
     """
     parted_folders, parted_models = [_parted(text) for text in folders], [_parted(text) for text in models]
-    files = [Path(name) for label, name in parted_models if not label and Path(name).is_file()]
-    short = dict(zip(map(str, files), _short(files), strict=True))
+    short = iter(short_names([name for label, name in parted_models if not label]))
     named_folders = [(label or Path(folder).resolve().name, Path(folder)) for label, folder in parted_folders]
-    named_models = [(label or short.get(str(Path(name)), name), name) for label, name in parted_models]
+    named_models = [(label or next(short), name) for label, name in parted_models]
     names = Counter([*taken, *(label for label, _ in named_models), *(label for label, _ in named_folders)])
     if twice := sorted(name for name, count in names.items() if count > 1):
         raise typer.BadParameter(
             f"{twice[0]!r} would name two rows; give one a label, as in -m mine=FILE or --pictures mine=DIR"
         )
     return dict(named_folders), dict(named_models)
+
+
+def short_names(models: Sequence[str]) -> list[str]:
+    """Models as ``labelled`` calls those without a label."""
+    files = [Path(name) for name in models if Path(name).is_file()]
+    short = dict(zip(map(str, files), _short(files), strict=True))
+    return [short.get(str(Path(name)), name) for name in models]
 
 
 def _parted(text: str) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from upscaler.model import catalogue
 from upscaler.model.catalogue import Found
 
 if TYPE_CHECKING:
+    from upscaler.model.interpolation import Parent
     from upscaler.model.weights import Weights
 
 
@@ -46,14 +47,28 @@ def load_model(console: Console, name: str, alpha: float | None = None) -> Weigh
     Raises:
         UserError: as ``catalogue.resolve`` and ``load_weights``, or no pair to blend with.
     """
-    from upscaler.model.interpolation import blend
-    from upscaler.model.weights import load_weights
+    from upscaler.model.interpolation import between
 
     if alpha is None:
-        return load_weights(fetch_model(console, name).path)
+        return load_parent(console, name).weights
     pair = catalogue.pair_of(name)
     if pair is None:
         raise UserError(f"{name} has no known PSNR-oriented pair to blend with; leave --alpha out")
     if not 0 <= alpha <= 1:
         console.warning(f"alpha {alpha:g} is outside 0..1 and extrapolates beyond the two models")
-    return blend(load_weights(fetch_model(console, pair).path), load_weights(fetch_model(console, name).path), alpha)
+    return between(load_parent(console, pair), load_parent(console, name), alpha)
+
+
+def load_parent(console: Console, name: str) -> Parent:
+    """The weights of a model, downloaded if need be, with its name, of the catalogue where it has one, and licence.
+
+    Raises:
+        UserError: as ``catalogue.resolve`` and ``load_weights``.
+    """
+    from upscaler.model.interpolation import Parent
+    from upscaler.model.weights import load_weights
+
+    found = fetch_model(console, name)
+    weights = load_weights(found.path)
+    licence = weights.metadata.get("licence") or (found.entry.licence if found.entry else None)
+    return Parent(found.entry.name if found.entry else name, weights, licence)

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from upscaler import __version__
-from upscaler.cli import evaluate, models, prepare_data, train, upscale
+from upscaler.cli import evaluate, interpolate, models, prepare_data, train, upscale
 from upscaler.cli.console import Console
 from upscaler.errors import UserError
 
@@ -24,6 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(name="upscale")(upscale.upscale)
+app.command(name="interpolate")(interpolate.interpolate)
 app.command(name="evaluate")(evaluate.evaluate)
 app.command(name="prepare-data")(prepare_data.prepare_data)
 app.command(name="train")(train.train)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_format
 import re
+import textwrap
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -179,6 +180,7 @@ def _described(entry: Entry) -> dict[str, Any]:
 
 def _read(found: Found) -> dict[str, Any]:
     """The facts of the file itself, which come before the catalogue's."""
+    from upscaler.model.interpolation import unfolded
     from upscaler.model.weights import build_network, load_weights
 
     weights = load_weights(found.path)
@@ -189,23 +191,32 @@ def _read(found: Found) -> dict[str, Any]:
         "settings": weights.settings,
         "parameters": sum(tensor.numel() for tensor in weights.tensors.values()),
         "digest": weights.digest,
-        "metadata": weights.metadata,
+        "metadata": unfolded(weights.metadata),
     }
 
 
-def _listing(facts: dict[str, Any]) -> str:
+def _listing(facts: dict[str, Any], indent: str = "") -> str:
     lines = []
     for title, value in facts.items():
         if value is None or value in ([], {}):
             continue
+        inner = f"{indent}    "
         if isinstance(value, dict):
-            text = "".join(f"\n    {key}: {item}" for key, item in value.items())
+            text = f"\n{_listing(value, inner)}"
         elif isinstance(value, list):
-            text = "".join(f"\n    {item}" for item in value)
+            text = "".join(f"\n{_item(item, inner)}" for item in value)
+        elif "\n" in str(value):
+            text = "\n" + textwrap.indent(str(value).rstrip(), inner)
         else:
             text = f" {value:,}" if title in ("bytes", "parameters") else f" {value}"
-        lines.append(f"{title}:{text}")
+        lines.append(f"{indent}{title}:{text}")
     return "\n".join(lines)
+
+
+def _item(value: Any, indent: str) -> str:
+    if isinstance(value, dict):
+        return f"{indent}- {_listing(value, f'{indent}  ').lstrip()}"
+    return f"{indent}{value}"
 
 
 def _row(entry: Entry, place: str) -> str:

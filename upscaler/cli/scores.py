@@ -17,6 +17,8 @@ from upscaler.saving import whole_file
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from upscaler.model.sweeps import Reading
+
 _COLUMNS: tuple[tuple[str, Callable[[Scores], float | None], str], ...] = (
     ("PSNR-Y", lambda scores: scores.psnr_y, ".2f"),
     ("SSIM-Y", lambda scores: scores.ssim_y, ".4f"),
@@ -81,7 +83,7 @@ class Report:
         return [(picture, *row) for picture, methods in self.pictures.items() for row in methods.items()]
 
 
-def entry(scores: Scores) -> dict[str, Any]:
+def entry(scores: Scores | Reading) -> dict[str, Any]:
     """Scores for JSON, which knows no infinity: the PSNR of equal pictures is null."""
     return {name: _plain(value) for name, value in asdict(scores).items()}
 
@@ -174,10 +176,11 @@ FORMS: dict[str, Callable[[Report], str]] = {".md": _markdown, ".csv": _csv, ".j
 
 
 def _cells(scores: Scores) -> list[str]:
-    return [_cell(value(scores), form) for _, value, form in _COLUMNS]
+    return [cell(value(scores), form) for _, value, form in _COLUMNS]
 
 
-def _cell(value: float | None, form: str) -> str:
+def cell(value: float | None, form: str) -> str:
+    """A score as a table shows it."""
     if value is None:
         return "-"
     return format(value, form) if isfinite(value) else "∞"

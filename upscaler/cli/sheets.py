@@ -83,7 +83,7 @@ def write_uncertainty(
     picture = open_picture(job.input, first_frame=first_frame)
     sigma = SIGMA if noise is None else noise / 255
     with console.progress("uncertainty", 1) as progress:
-        display.restart(progress, upscaler.estimate(picture, size), SAMPLES)
+        display.restart(progress, "uncertainty", upscaler.estimate(picture, size), SAMPLES)
         moved = spread(upscaler, picture, size, sigma=sigma, seed=seed) * 255
     sheet.parent.mkdir(parents=True, exist_ok=True)
     mean, most = float(moved.mean()), float(np.percentile(moved, 99))

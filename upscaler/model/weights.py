@@ -90,8 +90,9 @@ def save_weights(
         settings: arguments of the network's constructor; those left out have its defaults.
         tensors: its ``state_dict``, on any device.
         metadata: what to tell of their origin. The keys in use are ``training`` (the recipe), ``stage``,
-            ``data``, ``licence``, and for a blend ``alpha`` and ``parents``. ``architecture``, ``settings``,
-            ``scale`` and ``version`` are added here.
+            ``data``, ``licence``, ``parents`` (the digest of what a training began with, or what ``blend``
+            records), and for a blend of two ``alpha``. ``architecture``, ``settings``, ``scale`` and
+            ``version`` are added here.
 
     Raises:
         ValueError: tensors that do not make this network.
