@@ -13,6 +13,7 @@ from upscaler.model import engine as engine_module
 from upscaler.model import winograd
 from upscaler.model.compact import Compact
 from upscaler.model.engine import Compiling, Engine, Event, Redone, Shrunk, Worked
+from upscaler.model.residual import Residual
 from upscaler.model.rrdbnet import RRDBNet
 from upscaler.model.tiles import make_plan
 
@@ -28,6 +29,7 @@ def network(kind: str) -> Any:
     torch.manual_seed(1)
     made: dict[str, Any] = {
         "compact": lambda: Compact(features=8, convolutions=4),
+        "residual": lambda: Residual(features=8, blocks=2),
         "compact x3": lambda: Compact(features=8, convolutions=2, scale=3),
         "rrdbnet": lambda: RRDBNet(features=8, growth=4, blocks=1),
         "rrdbnet x2 unshuffled": lambda: RRDBNet(features=8, growth=4, blocks=1, scale=2, unshuffle=2),
@@ -232,7 +234,7 @@ def planned(machine: Engine, height: int, width: int, budget: int = 10**9, tile:
 @pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("tta", [False, True])
 @pytest.mark.parametrize("tile", ["whole", 24])
-@pytest.mark.parametrize("kind", ["compact", "rrdbnet", "rrdbnet x2 unshuffled", "rrdbnet x8 transposed"])
+@pytest.mark.parametrize("kind", ["compact", "residual", "rrdbnet", "rrdbnet x2 unshuffled", "rrdbnet x8 transposed"])
 def test_fast_convolutions_change_nothing(kind: str, tile: Any, tta: bool) -> None:
     made, values, events = network(kind), picture(46, 70), list[Event]()
     machine = engine(made, events, tta=tta)

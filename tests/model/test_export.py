@@ -11,6 +11,8 @@ from upscaler.errors import UserError
 from upscaler.model.compact import Compact
 from upscaler.model.export import check_writable, exported, round_to_half
 from upscaler.model.export_checks import check, pth_run
+from upscaler.model.export_layers import Exportable
+from upscaler.model.residual import Residual
 from upscaler.model.rrdbnet import RRDBNet
 
 
@@ -23,7 +25,7 @@ def _rrdbnet(**settings: Any) -> RRDBNet:
     [_rrdbnet(), _rrdbnet(scale=2, unshuffle=2), Compact(features=4, convolutions=1, scale=3)],
     ids=["rrdbnet", "unshuffling", "compact"],
 )
-def test_a_pth_is_what_basicsr_writes(network: RRDBNet | Compact) -> None:
+def test_a_pth_is_what_basicsr_writes(network: Exportable) -> None:
     (content,) = exported(network, "pth", {})
     checkpoint = torch.load(io.BytesIO(content), weights_only=True)
     assert list(checkpoint) == ["params_ema"]
@@ -46,9 +48,14 @@ def test_a_pth_is_what_basicsr_writes(network: RRDBNet | Compact) -> None:
         (Compact(activation="relu"), "activation is relu"),
     ],
 )
-def test_what_a_pth_cannot_tell_is_refused(network: RRDBNet | Compact, complaint: str) -> None:
+def test_what_a_pth_cannot_tell_is_refused(network: Exportable, complaint: str) -> None:
     with pytest.raises(UserError, match=f"{complaint}.*; use --to onnx or --to ncnn"):
         exported(network, "pth", {})
+
+
+def test_a_network_that_no_other_program_reads_is_refused_as_pth() -> None:
+    with pytest.raises(UserError, match=r"no other program reads residual from a \.pth; use --to onnx or --to ncnn"):
+        exported(Residual(features=4, blocks=1), "pth", {})
 
 
 def test_rounding_to_half_leaves_biases_and_other_networks_alone() -> None:

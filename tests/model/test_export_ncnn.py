@@ -11,6 +11,7 @@ import torch
 from upscaler.model.compact import Compact
 from upscaler.model.export import round_to_half
 from upscaler.model.export_checks import TOLERANCE, largest_difference, ncnn_run
+from upscaler.model.export_layers import Exportable
 from upscaler.model.export_ncnn import ncnn_pair
 from upscaler.model.rrdbnet import RRDBNet
 from upscaler.model.weights import load_weights
@@ -30,7 +31,7 @@ BinaryOp                 binaryop_6               2 1 pixelshuffle_4 interp_5 ou
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["fp32", "fp16"])
-def test_the_pair_is_read_again_bit_for_bit(exportable: RRDBNet | Compact, tmp_path: Path, half: bool) -> None:
+def test_the_pair_is_read_again_bit_for_bit(exportable: Exportable, tmp_path: Path, half: bool) -> None:
     if half:
         round_to_half(exportable)
     for suffix, content in zip((".param", ".bin"), ncnn_pair(exportable, half=half), strict=True):
@@ -42,7 +43,7 @@ def test_the_pair_is_read_again_bit_for_bit(exportable: RRDBNet | Compact, tmp_p
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["fp32", "fp16"])
-def test_ncnn_computes_the_same(exportable: RRDBNet | Compact, half: bool) -> None:
+def test_ncnn_computes_the_same(exportable: Exportable, half: bool) -> None:
     if half:
         round_to_half(exportable)
     run = ncnn_run(*ncnn_pair(exportable, half=half))

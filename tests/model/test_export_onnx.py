@@ -7,11 +7,12 @@ import torch
 
 from upscaler.model.compact import Compact
 from upscaler.model.export_checks import TOLERANCE, largest_difference, onnx_run
+from upscaler.model.export_layers import Exportable
 from upscaler.model.export_onnx import OPSET, onnx_model
 from upscaler.model.rrdbnet import RRDBNet
 
 
-def test_onnxruntime_computes_the_same_for_every_size(exportable: RRDBNet | Compact) -> None:
+def test_onnxruntime_computes_the_same_for_every_size(exportable: Exportable) -> None:
     run = onnx_run(onnx_model(exportable, {}))
     for count, height, width in ((1, 1, 1), (2, 13, 7), (1, 6, 31), (3, 8, 4)):
         x = torch.rand(count, exportable.channels, height, width)

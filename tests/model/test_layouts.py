@@ -13,6 +13,7 @@ from torch import Tensor
 
 from upscaler.model.compact import Compact
 from upscaler.model.layouts import NETWORKS, canonical, check_shapes, identify
+from upscaler.model.residual import Residual
 from upscaler.model.rrdbnet import RRDBNet
 
 Tensors = dict[str, Tensor]
@@ -99,6 +100,12 @@ def test_numbers_of_rrdbnet_are_read_from_tensors(settings: dict[str, Any]) -> N
 def test_numbers_of_compact_are_read_from_tensors(scale: int, convolutions: int) -> None:
     network = Compact(features=5, convolutions=convolutions, scale=scale)
     assert identify(network.state_dict(), {}) == ("compact", network.settings())
+
+
+@pytest.mark.parametrize(("scale", "blocks"), [(1, 1), (3, 2), (4, 8)])
+def test_numbers_of_residual_are_read_from_tensors(scale: int, blocks: int) -> None:
+    network = Residual(features=5, blocks=blocks, scale=scale)
+    assert identify(network.state_dict(), {}) == ("residual", network.settings())
 
 
 def test_metadata_fills_only_what_tensors_do_not_tell() -> None:

@@ -16,6 +16,7 @@ from upscaler.model.compact import Compact
 from upscaler.model.export_ncnn import ncnn_pair
 from upscaler.model.layouts import identify
 from upscaler.model.ncnn import parse_param, read_ncnn
+from upscaler.model.residual import Residual
 from upscaler.model.rrdbnet import RRDBNet
 
 _FP16_TAG = 0x01306B47
@@ -240,3 +241,15 @@ def test_odd_number_of_dense_blocks_is_refused(tmp_path: Path) -> None:
 def test_numbers_of_a_layer() -> None:
     _, layer = parse_param("7767517\n2 2\nInput data 0 1 data\nConvolution c 1 1 data out 0=8 -23310=2,1.5,2.5\n")
     assert (layer.number(0), layer.number(1, 3), layer.numbers[-23310]) == (8, 3, [1.5, 2.5])
+
+
+def test_residual_blocks_without_their_sums_are_refused(tmp_path: Path) -> None:
+    param, binary = ncnn_pair(Residual(features=3, blocks=1))
+    paths = tmp_path / "net.param", tmp_path / "net.bin"
+    lines = param.decode().splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("BinaryOp"))
+    lines[at] = lines[at].replace("0=0", "0=2")
+    paths[0].write_text("\n".join(lines))
+    paths[1].write_bytes(binary)
+    with pytest.raises(ValueError, match="5 convolutions and 3 sums make no network of srup"):
+        read_ncnn(*paths)

@@ -4,10 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from upscaler.model.compact import Compact
 from upscaler.model.network import Network
+from upscaler.model.residual import Residual
 from upscaler.model.rrdbnet import RRDBNet
 
 SMALL: dict[str, Any] = {"features": 8, "growth": 4, "blocks": 1}
@@ -33,6 +35,8 @@ def small_networks() -> list[Any]:
         pytest.param(Compact(features=6, convolutions=2), id="compact"),
         pytest.param(Compact(features=6, convolutions=0, scale=3, activation="relu"), id="compact x3"),
         pytest.param(Compact(features=6, convolutions=3, scale=1, activation="leakyrelu"), id="compact x1"),
+        pytest.param(Residual(features=6, blocks=2), id="residual"),
+        pytest.param(Residual(features=6, blocks=1, scale=3), id="residual x3"),
     ]
 
 
@@ -158,6 +162,25 @@ def test_compact_refuses_what_it_has_not(settings: dict[str, Any]) -> None:
         Compact(**settings)
 
 
-def test_both_keep_the_protocol() -> None:
-    networks: list[Network] = [RRDBNet(**SMALL), Compact()]
-    assert [network.architecture for network in networks] == ["rrdbnet", "compact"]
+@pytest.mark.parametrize("settings", [{"scale": 0}, {"features": 0}, {"blocks": 0}, {"channels": 0}])
+def test_residual_refuses_what_it_has_not(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="Residual"):
+        Residual(**settings)
+
+
+def test_residual_is_nearest_neighbour_enlargement_and_what_its_layers_add() -> None:
+    torch.manual_seed(0)
+    network = Residual(features=4, blocks=1)
+    x = torch.rand(1, 3, 5, 6)
+    block: Any = network.body[0]
+    first = network.conv_first(x)
+    deep = block.conv1(first)
+    deep = first + block.conv2(torch.where(deep > 0, deep, 0.25 * deep))
+    added = network.conv_last(first + network.conv_after_body(deep))
+    large = F.interpolate(x, scale_factor=4, mode="nearest") + F.pixel_shuffle(added, 4)
+    torch.testing.assert_close(network(x), large)
+
+
+def test_all_keep_the_protocol() -> None:
+    networks: list[Network] = [RRDBNet(**SMALL), Compact(), Residual()]
+    assert [network.architecture for network in networks] == ["rrdbnet", "compact", "residual"]

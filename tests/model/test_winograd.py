@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from upscaler.model import winograd
 from upscaler.model.compact import Compact
+from upscaler.model.residual import Residual
 from upscaler.model.rrdbnet import RRDBNet
 from upscaler.model.winograd import WinogradConvolution
 from upscaler.model.winograd_networks import accelerated
@@ -237,6 +238,8 @@ def networks() -> list[Any]:
         pytest.param(lambda: Compact(features=20, convolutions=3), id="compact"),
         pytest.param(lambda: Compact(features=6, convolutions=0, scale=3, activation="relu"), id="compact x3"),
         pytest.param(lambda: Compact(features=16, convolutions=2, scale=1, activation="leakyrelu"), id="compact x1"),
+        pytest.param(lambda: Residual(features=20, blocks=2), id="residual"),
+        pytest.param(lambda: Residual(features=12, blocks=1, scale=2), id="residual x2"),
     ]
 
 

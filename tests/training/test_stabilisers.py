@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from math import sqrt
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from upscaler.model.compact import Compact
+from upscaler.model.residual import Residual
 from upscaler.model.rrdbnet import RRDBNet
 from upscaler.training.discriminators import build_discriminator
 from upscaler.training.stabilisers import Initialisation, Labels, fading, initialise, instance_noise, mixing
@@ -208,16 +211,28 @@ def test_orthogonal_rows_are_orthogonal() -> None:
     torch.testing.assert_close(rows @ rows.T, torch.eye(16) * (2 / (1 + 0.25**2)), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("make", "branch"),
+    [
+        (lambda: RRDBNet(features=4, growth=2, blocks=2), r"\.rdb\d\."),
+        (lambda: Residual(features=4, blocks=2), r"^body\.\d\.conv2\."),
+    ],
+    ids=["rrdbnet", "residual"],
+)
 @pytest.mark.parametrize("kind", ["default", "kaiming", "orthogonal"])
-def test_scales_reach_dense_blocks_and_the_last_layer_alone(kind: Initialisation) -> None:
+def test_scales_reach_residual_branches_and_the_last_layer_alone(
+    kind: Initialisation, make: Callable[[], nn.Module], branch: str
+) -> None:
     def weights(scale: float, last_scale: float) -> dict[str, Tensor]:
-        network = RRDBNet(features=4, growth=2, blocks=2)
+        network = make()
         initialise(network, kind, seed=3, scale=scale, last_scale=last_scale)
         return dict(network.state_dict())
 
     plain, scaled = weights(1.0, 1.0), weights(0.1, 0.5)
     for key, weight in plain.items():
-        factor = 0.1 if ".rdb" in key else 0.5 if key.startswith("conv_last") else 1.0
+        factor = (
+            1.0 if ".act." in key else 0.1 if re.search(branch, key) else 0.5 if key.startswith("conv_last") else 1.0
+        )
         torch.testing.assert_close(scaled[key], weight * factor)
         assert "bias" in key or float(weight.abs().max()) > 0
 

@@ -80,6 +80,8 @@ def round_to_half(network: Exportable) -> None:
 def _checkpoint(network: Exportable) -> bytes:
     """``params_ema`` with BasicSR's keys, which Real-ESRGAN, spandrel and all that use it read."""
     settings = network.settings()
+    if network.architecture not in _ASSUMED:
+        raise UserError(f"no other program reads {network.architecture} from a .pth; use --to onnx or --to ncnn")
     for name, known in _ASSUMED[network.architecture].items():
         if settings[name] not in known:
             raise UserError(

@@ -12,9 +12,10 @@ from typing import Protocol
 from torch import nn
 
 from upscaler.model.compact import Compact
+from upscaler.model.residual import Residual
 from upscaler.model.rrdbnet import SLOPE, RRDBNet
 
-Exportable = RRDBNet | Compact
+Exportable = RRDBNet | Compact | Residual
 """The networks that can be spelled out."""
 
 Blob = str
@@ -75,7 +76,9 @@ def spell(network: Exportable, layers: Layers, x: Blob) -> Blob:
     Returns:
         The large picture.
     """
-    return _rrdbnet(network, layers, x) if isinstance(network, RRDBNet) else _compact(network, layers, x)
+    if isinstance(network, RRDBNet):
+        return _rrdbnet(network, layers, x)
+    return _compact(network, layers, x) if isinstance(network, Compact) else _residual(network, layers, x)
 
 
 def _rrdbnet(network: RRDBNet, layers: Layers, x: Blob) -> Blob:
@@ -120,4 +123,15 @@ def _compact(network: Compact, layers: Layers, x: Blob) -> Blob:
             slope = activation.negative_slope if isinstance(activation, nn.LeakyReLU) else 0.0
             f = layers.convolution(f, f"body.{number}", slope)
     residual = layers.pixel_shuffle(layers.convolution(f, f"body.{last}"), network.scale)
+    return layers.addition(residual, layers.nearest(x, network.scale))
+
+
+def _residual(network: Residual, layers: Layers, x: Blob) -> Blob:
+    f = shallow = layers.convolution(x, "conv_first")
+    for block in range(len(network.body)):
+        name = f"body.{block}"
+        deep = layers.prelu(layers.convolution(f, f"{name}.conv1"), f"{name}.act")
+        f = layers.addition(layers.convolution(deep, f"{name}.conv2"), f)
+    f = layers.addition(layers.convolution(f, "conv_after_body"), shallow)
+    residual = layers.pixel_shuffle(layers.convolution(f, "conv_last"), network.scale)
     return layers.addition(residual, layers.nearest(x, network.scale))

@@ -1,8 +1,8 @@
 """What the tensors of a file are called, and which network they make.
 
 Canonical keys are BasicSR's: ``conv_first``, ``body.N.rdb1.conv1``, ``conv_body``, ``conv_up1``,
-``conv_hr``, ``conv_last`` for RRDBNet, and ``body.N`` for Compact. Errors are ``ValueError``; whoever
-knows the file's name adds it.
+``conv_hr``, ``conv_last`` for RRDBNet, ``body.N`` for Compact, and ``body.N.conv1`` and ``conv_after_body``
+for Residual. Errors are ``ValueError``; whoever knows the file's name adds it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 
 from upscaler.model.compact import Compact
+from upscaler.model.residual import Residual
 from upscaler.model.rrdbnet import RRDBNet
 
-NETWORKS: dict[str, type[RRDBNet] | type[Compact]] = {"rrdbnet": RRDBNet, "compact": Compact}
+Built = RRDBNet | Compact | Residual
+NETWORKS: dict[str, type[Built]] = {"rrdbnet": RRDBNet, "compact": Compact, "residual": Residual}
 
 # DataParallel and torch.compile put these before every key.
 _PREFIX = re.compile(r"^(?:module\.|_orig_mod\.)+")
@@ -96,6 +98,8 @@ def identify(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tupl
         raise ValueError("there are no weights in it")
     if "conv_first.weight" in tensors and "body.0.rdb1.conv1.weight" in tensors:
         architecture, seen = "rrdbnet", _rrdbnet_settings(tensors)
+    elif "conv_after_body.weight" in tensors and "body.0.act.weight" in tensors:
+        architecture, seen = "residual", _residual_settings(tensors)
     elif "body.0.weight" in tensors:
         architecture, seen = "compact", _compact_settings(tensors)
     else:
@@ -131,18 +135,18 @@ def _rrdbnet_settings(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     features, inputs = _convolution(tensors, "conv_first")[:2]
     channels = _convolution(tensors, "conv_last")[0]
     growth = _convolution(tensors, "body.0.rdb1.conv1")[0]
-    blocks = {match[1] for match in (re.match(r"body\.(\d+)\.", key) for key in tensors) if match}
+    blocks = _blocks(tensors)
     doublings = sum(bool(re.fullmatch(r"conv_up\d\.weight", key)) for key in tensors)
     unshuffle = _edge(inputs, channels, "conv_first")
-    if 30 * len(blocks) > len(tensors):  # before so many blocks are made
-        raise ValueError(f"its {len(blocks)} RRDBs lack some of their tensors")
+    if 30 * blocks > len(tensors):  # before so many blocks are made
+        raise ValueError(f"its {blocks} RRDBs lack some of their tensors")
     scale, rest = divmod(2**doublings, unshuffle)
     if rest:
         raise ValueError(f"{doublings} doublings after a {unshuffle}-fold pixel-unshuffle make no whole scale")
     settings: dict[str, Any] = {
         "features": features,
         "growth": growth,
-        "blocks": len(blocks),
+        "blocks": blocks,
         "scale": scale,
         "unshuffle": unshuffle,
         "fusion_kernel": _convolution(tensors, "body.0.rdb1.conv5")[3],
@@ -171,6 +175,23 @@ def _compact_settings(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     if "body.1.weight" in tensors:
         settings["activation"] = "prelu"
     return settings
+
+
+def _residual_settings(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    features, channels = _convolution(tensors, "conv_first")[:2]
+    blocks = _blocks(tensors)
+    if 5 * blocks > len(tensors):  # before so many blocks are made
+        raise ValueError(f"its {blocks} residual blocks lack some of their tensors")
+    return {
+        "features": features,
+        "blocks": blocks,
+        "scale": _edge(_convolution(tensors, "conv_last")[0], channels, "the last convolution"),
+        "channels": channels,
+    }
+
+
+def _blocks(tensors: Mapping[str, Tensor]) -> int:
+    return len({match[1] for match in (re.match(r"body\.(\d+)\.", key) for key in tensors) if match})
 
 
 def _convolution(tensors: Mapping[str, Tensor], name: str) -> tuple[int, int, int, int]:

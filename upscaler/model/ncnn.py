@@ -1,6 +1,6 @@
 """Weights in the two files of ncnn: a ``.param`` text that lists the layers, a ``.bin`` with their numbers.
 
-The formats are described in ncnn's wiki, "param and model file structure". Only what RRDBNet and Compact are made of
+The formats are described in ncnn's wiki, "param and model file structure". Only what srup's networks are made of
 is read; everything else is refused by name. Errors are ``ValueError``.
 """
 
@@ -58,7 +58,7 @@ def read_ncnn(param: Path, binary: Path) -> tuple[dict[str, Tensor], dict[str, s
     has the factor.
 
     Raises:
-        ValueError: a layer, a weight encoding or a graph that RRDBNet and Compact do not have.
+        ValueError: a layer, a weight encoding or a graph that no network of srup has.
         OSError: a file that cannot be read.
     """
     layers = parse_param(param.read_text(encoding="utf-8", errors="replace"))
@@ -76,6 +76,8 @@ def read_ncnn(param: Path, binary: Path) -> tuple[dict[str, Tensor], dict[str, s
         raise ValueError(f"{binary.name} has {numbers.left} bytes more than {param.name} lists")
     if _is_dense_block(convolutions[1:]):
         return _rrdbnet_tensors(convolutions), _rrdbnet_metadata(layers)
+    if slopes and len(convolutions) == 2 * len(slopes) + 3:
+        return _residual_tensors(convolutions, slopes, layers), {"architecture": "residual"}
     return _compact_tensors(convolutions, slopes), _compact_metadata(layers)
 
 
@@ -208,6 +210,17 @@ def _compact_tensors(convolutions: list[_Convolution], slopes: list[Tensor]) -> 
         raise ValueError(f"its {len(convolutions)} convolutions are neither an RRDBNet nor a Compact network")
     tensors = _named((f"body.{2 * step}", convolution) for step, convolution in enumerate(convolutions))
     return tensors | {f"body.{2 * step + 1}.weight": slope for step, slope in enumerate(slopes)}
+
+
+def _residual_tensors(convolutions: list[_Convolution], slopes: list[Tensor], layers: list[Layer]) -> dict[str, Tensor]:
+    sums = [layer for layer in layers if layer.kind == "BinaryOp"]
+    # After every block, the trunk, and the enlargement.
+    if len(sums) != len(slopes) + 2 or any(layer.number(0) != ADD for layer in sums):
+        raise ValueError(f"its {len(convolutions)} convolutions and {len(sums)} sums make no network of srup")
+    blocks = range(len(slopes))
+    names = ["conv_first", *(f"body.{block}.conv{number}" for block in blocks for number in (1, 2))]
+    tensors = _named(zip([*names, "conv_after_body", "conv_last"], convolutions, strict=True))
+    return tensors | {f"body.{block}.act.weight": slope for block, slope in enumerate(slopes)}
 
 
 def _compact_metadata(layers: list[Layer]) -> dict[str, str]:

@@ -23,8 +23,6 @@ from upscaler import __version__
 from upscaler.digests import digest_of
 from upscaler.errors import UserError
 from upscaler.model import layouts, ncnn
-from upscaler.model.compact import Compact
-from upscaler.model.rrdbnet import RRDBNet
 from upscaler.saving import whole_file
 
 # Where a checkpoint keeps its weights, the ones to prefer first: an average before what was averaged.
@@ -114,7 +112,7 @@ def save_weights(
     return hashlib.sha256(data).hexdigest()
 
 
-def build_network(weights: Weights) -> RRDBNet | Compact:
+def build_network(weights: Weights) -> layouts.Built:
     """The network of these weights on the CPU: fp32, eval mode, without gradients, sharing their memory."""
     with torch.device("meta"):
         network = layouts.NETWORKS[weights.architecture](**weights.settings)

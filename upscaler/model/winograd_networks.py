@@ -6,7 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from upscaler.model import winograd
 from upscaler.model.compact import Compact
+from upscaler.model.layouts import Built
 from upscaler.model.network import Network
+from upscaler.model.residual import Residual, ResidualBlock
 from upscaler.model.rrdbnet import RRDB, ResidualDenseBlock, RRDBNet
 
 Worked = Callable[[int], None]
@@ -38,11 +40,11 @@ def accelerated(network: Network, worked: Worked = lambda _: None) -> Accelerate
         worked: told of the work as it is done.
     """
     # Networks derived from these may compute something else.
-    if type(network) not in (RRDBNet, Compact):
-        return None
-    if isinstance(network, RRDBNet):
+    if type(network) is RRDBNet:
         return AcceleratedRRDBNet(network, worked)
-    return AcceleratedCompact(network, worked) if isinstance(network, Compact) else None
+    if type(network) is Compact:
+        return AcceleratedCompact(network, worked)
+    return AcceleratedResidual(network, worked) if type(network) is Residual else None
 
 
 class Accelerated(ABC):
@@ -51,7 +53,7 @@ class Accelerated(ABC):
     trunk_floats: int
     head_floats: int
 
-    def __init__(self, network: RRDBNet | Compact) -> None:
+    def __init__(self, network: Built) -> None:
         self.architecture = network.architecture
         self.scale = network.scale
         self.channels = network.channels
@@ -167,11 +169,44 @@ class AcceleratedCompact(Accelerated):
         y = x
         for convolution in self._convolutions[:-1]:
             y = convolution(y)
-        nearest = torch.from_numpy(winograd.pixels(x).repeat(self.scale**2, axis=3))
-        return self._convolutions[-1](y, base=nearest.permute(0, 3, 1, 2))
+        return self._convolutions[-1](y, base=_nearest(x, self.scale))
 
     def reconstruct(self, f: Tensor) -> Tensor:
         return F.pixel_shuffle(f, self.scale)
+
+
+class AcceleratedResidual(Accelerated):
+    """``Residual``."""
+
+    def __init__(self, network: Residual, worked: Worked) -> None:
+        super().__init__(network)
+        blocks = [block for block in network.body if isinstance(block, ResidualBlock)]
+        self._first = Convolution(network.conv_first, worked)
+        self._blocks = [
+            (Convolution(block.conv1, worked, _slope(block.act)), Convolution(block.conv2, worked)) for block in blocks
+        ]
+        self._body, self._last = Convolution(network.conv_after_body, worked), Convolution(network.conv_last, worked)
+        self._convolutions = [self._first, *chain.from_iterable(self._blocks), self._body, self._last]
+        features, folded = network.settings()["features"], network.feature_floats
+        # The trunk's skip, a block's input, middle and output; at the end the picture folded into channels, twice.
+        self.trunk_floats = self.channels + max(4 * features, features + 2 * folded)
+        self.head_floats = network.head_floats
+
+    def features(self, x: Tensor) -> Tensor:
+        deep = shallow = self._first(x)
+        for first, second in self._blocks:
+            deep = second(first(deep), base=deep)
+        deep = self._body(deep, base=shallow)
+        del shallow
+        return self._last(deep, base=_nearest(x, self.scale))
+
+    def reconstruct(self, f: Tensor) -> Tensor:
+        return F.pixel_shuffle(f, self.scale)
+
+
+def _nearest(x: Tensor, scale: int) -> Tensor:
+    """A picture enlarged by nearest neighbour and folded into channels, in channels_last."""
+    return torch.from_numpy(winograd.pixels(x).repeat(scale**2, axis=3)).permute(0, 3, 1, 2)
 
 
 def _slope(activation: nn.Module) -> float | Tensor:

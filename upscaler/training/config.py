@@ -31,7 +31,7 @@ class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class Network(_Section, frozen=True):
     """The generator. ``settings`` are arguments of its constructor, beside the scale."""
 
-    architecture: Literal["rrdbnet", "compact"]
+    architecture: Literal["rrdbnet", "compact", "residual"]
     settings: dict[str, Any]
     initialisation: Literal["default", "kaiming", "orthogonal"]
     initialisation_scale: Rate

@@ -15,9 +15,8 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_ac
 
 from upscaler.errors import UserError
 from upscaler.model import winograd
-from upscaler.model.compact import Compact
-from upscaler.model.layouts import NETWORKS
-from upscaler.model.rrdbnet import RRDB, RRDBNet
+from upscaler.model.layouts import NETWORKS, Built
+from upscaler.model.rrdbnet import RRDB
 from upscaler.model.web import Progress
 from upscaler.model.weights import Weights
 from upscaler.training.config import Config, Engine, Perceptual, Stage
@@ -25,10 +24,10 @@ from upscaler.training.discriminators import build_discriminator
 from upscaler.training.perceptual import VGGFeatures, check_layers, load_vgg, stride
 from upscaler.training.stabilisers import initialise
 
-Generator = RRDBNet | Compact
+Generator = Built
 
-_PRELU_SLOPE = 0.25
-_LEAKY_SLOPE = 0.2
+# Of the activations between a new network's convolutions.
+_SLOPES = {"rrdbnet": 0.2, "compact": 0.25, "residual": 0.25}
 _SETTLED = ("scale", "channels", "return")
 
 
@@ -49,7 +48,7 @@ def make_generator(config: Config) -> Generator:
         generator,
         network.initialisation,
         seed=config.seed,
-        slope=_PRELU_SLOPE if isinstance(generator, Compact) else _LEAKY_SLOPE,
+        slope=_SLOPES[generator.architecture],
         scale=network.initialisation_scale,
         last_scale=network.last_layer_scale,
     )

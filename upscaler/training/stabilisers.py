@@ -6,7 +6,7 @@ same however its samples are spread over processes, and needs no state of a gene
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod, sqrt
 from typing import Literal, get_args
@@ -16,6 +16,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from upscaler.model.residual import ResidualBlock
 from upscaler.model.rrdbnet import ResidualDenseBlock
 
 Initialisation = Literal["default", "kaiming", "orthogonal"]
@@ -128,17 +129,17 @@ def initialise(
             et al., ICLR 2014, arXiv:1312.6120).
         seed: of the weights.
         slope: of the activation for negative values: 0.2 for RRDBNet and discriminators, 0.25 for a new PReLU.
-        scale: factor inside dense blocks, where there are any; ESRGAN has 0.1.
+        scale: factor inside dense blocks, and on the second convolution of residual ones; ESRGAN has 0.1.
         last_scale: factor on the last layer: with a small one a network begins near what it is without it,
-            which for Compact is nearest-neighbour enlargement.
+            which for Compact and Residual is nearest-neighbour enlargement.
     """
     if kind not in get_args(Initialisation):
         raise ValueError(f"there is no initialisation {kind}")
     generator = Generator().manual_seed(seed)
     layers = [module for module in network.modules() if isinstance(module, _Layer)]
-    dense = {layer for block in network.modules() if isinstance(block, ResidualDenseBlock) for layer in block.modules()}
+    branches = {layer for module in network.modules() for layer in _branch(module)}
     for layer in layers:
-        factor = (scale if layer in dense else 1.0) * (last_scale if layer is layers[-1] else 1.0)
+        factor = (scale if layer in branches else 1.0) * (last_scale if layer is layers[-1] else 1.0)
         weight = _trained(layer)
         weight.copy_(_drawn_weight(layer, weight.shape, kind, slope, generator) * factor)
         if layer.bias is not None and kind == "default":
@@ -149,6 +150,13 @@ def initialise(
             layer.bias.zero_()
         if is_parametrized(layer, "weight"):
             _restart_spectral_norm(layer, generator)
+
+
+def _branch(module: nn.Module) -> Iterable[nn.Module]:
+    """The layers by which a residual branch is made small."""
+    if isinstance(module, ResidualDenseBlock):
+        return module.modules()
+    return [module.conv2] if isinstance(module, ResidualBlock) else []
 
 
 def _drawn_weight(layer: _Layer, shape: torch.Size, kind: Initialisation, slope: float, generator: Generator) -> Tensor:
