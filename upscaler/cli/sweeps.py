@@ -21,7 +21,7 @@ from upscaler.images.sheets import Box, Picture, as_rgb, crops_sheet, most_detai
 from upscaler.model.interpolation import Parent
 from upscaler.model.sources import Pixels, PixelSource
 from upscaler.model.sweeps import Reading, Step, runs, sweep
-from upscaler.model.upscaler import Size, Upscaler
+from upscaler.model.upscaler import Estimate, Size, Upscaler
 from upscaler.model.weights import Weights, build_network
 
 if TYPE_CHECKING:
@@ -113,19 +113,14 @@ def run_sweep(
 
     size = Size() if reference is None else Size(width=reference.shape[1], height=reference.shape[0])
     estimate = upscaler(gan.weights).estimate(PixelSource(lr), size)
-    bicubic = as_rgb(resize(lr, estimate.height, estimate.width))
-    guide = bicubic if reference is None else as_rgb(reference)
-    views = _Views(
-        guide,
-        [_centre(place, guide, 1 if asked.picture is None and reference is not None else scale) for place in asked.at],
-    )
-    board = _Board(asked, parents, views.of(bicubic), None if reference is None else views.of(guide))
+    views, board = _begun(asked, parents, lr, reference, estimate, scale)
     with console.progress("sweep", 1) as progress:
         display.restart(progress, "sweep", estimate, runs(asked.alphas, pictures=asked.pictures))
         for step in sweep(psnr, gan, asked.alphas, upscaler, lr, reference, border=scale, pictures=asked.pictures):
             way = "pictures" if step.pictures else "networks"
             console.event("step", alpha=step.alpha, blended=way, **entry(step.reading))
             board.add(step, views.of(as_rgb(step.result)))
+            del step  # and with it its result, before there is another one
     # The title of a table would be broken to its width.
     console.result(board.title)
     console.result(board.table())
@@ -136,6 +131,23 @@ def run_sweep(
     console.event("finished", sheet=asked.sheet, animation=asked.film)
     console.result(f"sheet: {asked.sheet}")
     console.result(f"animation: {asked.film}")
+
+
+def _begun(
+    asked: Sweep,
+    parents: tuple[Parent, Parent],
+    lr: Pixels,
+    reference: Pixels | None,
+    estimate: Estimate,
+    scale: int,
+) -> tuple[_Views, _Board]:
+    """What is shown of every result, and the sheet with what is there before the first one."""
+    bicubic = as_rgb(resize(lr, estimate.height, estimate.width))
+    guide = bicubic if reference is None else as_rgb(reference)
+    # Places are in the small picture, unless that was made from the reference.
+    factor = scale if asked.picture or reference is None else 1
+    views = _Views(guide, [_centre(place, guide, factor) for place in asked.at])
+    return views, _Board(asked, parents, views.of(bicubic), None if reference is None else views.of(guide))
 
 
 def _centre(place: tuple[int, int], guide: Picture, factor: int) -> tuple[int, int]:

@@ -52,7 +52,7 @@ def sweep(
 ) -> Iterator[Step]:
     """Upscale a picture at every alpha and measure what comes out, one after the other.
 
-    No more than one result is held here, with ``pictures`` those at both ends too.
+    No result is held here once it was given out, but with ``pictures`` those at both ends.
 
     Args:
         psnr, gan: at alpha 0 and at alpha 1.
@@ -71,13 +71,15 @@ def sweep(
     def upscaled(alpha: float) -> Pixels:
         return upscaler(between(psnr, gan, alpha)).upscale(lr, size)
 
+    def step(alpha: float, result: Pixels, *, of_pictures: bool = False) -> Step:
+        return Step(alpha, of_pictures, result, _reading(result, lr, reference, border))
+
     ends = {alpha: upscaled(alpha) for alpha in (0.0, 1.0)} if pictures else {}
     for alpha in alphas:
-        result = ends[alpha] if alpha in ends else upscaled(alpha)
-        yield Step(alpha, False, result, _reading(result, lr, reference, border))
+        # A result without a name here is gone as soon as it is let go of there, before the next one is made.
+        yield step(alpha, ends[alpha] if alpha in ends else upscaled(alpha))
         if pictures:
-            result = blended(ends[0.0], ends[1.0], alpha)
-            yield Step(alpha, True, result, _reading(result, lr, reference, border))
+            yield step(alpha, blended(ends[0.0], ends[1.0], alpha), of_pictures=True)
 
 
 def runs(alphas: Sequence[float], *, pictures: bool) -> int:
