@@ -1,7 +1,7 @@
 # make demo   enlarge the bundled photograph and show it beside the original
 # make test   run the tests
 # make lint   check style, types and import directions
-# make bench  measure memory, seams, loading, training steps and convolutions
+# make bench  measure srup against other programs, its growth and its training; half an hour and more
 #
 # All of it happens in a virtual environment, .venv, made by the first target that needs it. It needs python3 3.11 or
 # newer; choose another with PYTHON, as in: make test PYTHON=python3.13
@@ -32,12 +32,15 @@ lint: $(VENV)/installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/installed-dev
+bench: $(VENV)/installed-bench
 	$(BIN)/python tests/benchmarks/memory.py
 	$(BIN)/python tests/benchmarks/seams.py photo
 	$(BIN)/python tests/benchmarks/loading.py
 	$(BIN)/python tests/benchmarks/steps.py
 	$(BIN)/python tests/benchmarks/convolutions.py
+	$(BIN)/python -m tests.benchmarks.training
+	$(BIN)/python -m tests.benchmarks.growth
+	$(BIN)/python -m tests.benchmarks.peers
 
 # Groups of dependencies need pip 25.1.
 $(VENV)/pip:
@@ -54,3 +57,8 @@ $(VENV)/installed: $(VENV)/pip pyproject.toml
 $(VENV)/installed-dev: $(VENV)/pip pyproject.toml
 	$(BIN)/python -m pip install --editable . --group dev
 	@touch $@ $(VENV)/installed
+
+# What is not to be had for this system is left out of the comparison.
+$(VENV)/installed-bench: $(VENV)/installed-dev
+	-$(BIN)/python -m pip install --group bench
+	@touch $@
