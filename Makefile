@@ -1,7 +1,7 @@
 # make demo   enlarge the bundled photograph and show it beside the original
 # make test   run the tests
 # make lint   check style, types and import directions
-# make bench  measure srup against other programs, its growth and its training; half an hour and more
+# make bench  measure srup against other programs, its growth and its training; an hour
 #
 # All of it happens in a virtual environment, .venv, made by the first target that needs it. It needs python3 3.11 or
 # newer; choose another with PYTHON, as in: make test PYTHON=python3.13

@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.workers import serve, take_stdout
+from tests.benchmarks.workers import begin, serve
 
 if __name__ == "__main__":
-    take_stdout()
+    begin()
 
 import numpy as np
 from PIL import Image

@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from tests.benchmarks.workers import serve, take_stdout
+from tests.benchmarks.workers import begin, serve
 
 if __name__ == "__main__":
-    take_stdout()
+    begin()
 
 import numpy as np
 import torch

@@ -5,6 +5,7 @@ Between measurements a worker is stopped, threads that wait in a loop included, 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from tests.benchmarks.timed import Measured, MeasuringError
 
 _SETTLING = 0.05  # seconds for what runs on after an answer: threads that wait in a loop, workers that read ahead
 _ENDING = 10  # seconds
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 
 
 class Worker:
@@ -67,7 +69,7 @@ class Worker:
         line = self._process.stdout.readline()
         if not line:
             code = self._process.wait()
-            raise MeasuringError("out of memory" if code == -signal.SIGKILL else f"exit code {code}")
+            raise MeasuringError("killed, probably out of memory" if code == -signal.SIGKILL else f"exit code {code}")
         return json.loads(line)
 
     def _stop(self) -> None:
@@ -94,15 +96,16 @@ def serve(versions: Mapping[str, str], work: Callable[[], None], orders: Mapping
             _answer(orders[word](rest))
 
 
-def take_stdout() -> None:
+def begin() -> None:
     """In the process, before anything that may print is imported: keep stdout for answers.
 
-    If memory runs out, the system is to end this process and no other.
+    If memory runs out, the system is to end this process and no other. It also ends with its parent, stopped or not.
     """
     global _answers
     _answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     Path("/proc/self/oom_score_adj").write_text("1000")
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 _answers = sys.stdout
