@@ -81,6 +81,11 @@ def test_on_a_gpu_the_rows_around_the_network_do_not_count() -> None:
     assert apart.memory < make_plan(COMPACT, 2000, 2000, budget=0, tile=64).memory / 3
 
 
+def test_on_a_gpu_a_tile_leaves_while_the_next_is_computed() -> None:
+    narrow, wide = (make_plan(COMPACT, 2000, width, budget=0, tile=2000, shared=False) for width in (2000, 2001))
+    assert wide.memory - narrow.memory > 0.99 * 2000**2 * COMPACT.scale**2 * 3 * 4
+
+
 def test_a_very_wide_picture_is_planned_at_once() -> None:
     assert make_plan(COMPACT, 60, 400_000, budget=5 * 10**9).memory <= 5 * 10**9
 

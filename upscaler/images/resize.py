@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 Pixels = TypeVar("Pixels", NDArray[np.uint8], NDArray[np.uint16], NDArray[np.float32])
@@ -91,9 +92,8 @@ def resize_tensor(x: Tensor, height: int, width: int) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         for axis, dim in sorted([(rows, -2), (columns, -1)], key=lambda pass_: pass_[0].scale):
             pieces = []
-            for block in axis.blocks:
-                matrix = torch.from_numpy(block.matrix).to(x.device, x.dtype)
-                part = x.narrow(dim, block.first, matrix.shape[1])
+            for first, matrix in _matrices(axis.length, axis.out_length, x.device, x.dtype):
+                part = x.narrow(dim, first, matrix.shape[1])
                 pieces.append(matrix @ part if dim == -2 else part @ matrix.T)
             x = torch.cat(pieces, dim)
     return x
@@ -200,6 +200,18 @@ class _Axis:
 @lru_cache(maxsize=16)
 def _axis(length: int, out_length: int, scale: float | None = None) -> _Axis:
     return _Axis(length, out_length, scale)
+
+
+@lru_cache(maxsize=16)
+def _matrices(length: int, out_length: int, device: torch.device, dtype: torch.dtype) -> list[tuple[int, Tensor]]:
+    """The blocks of an axis on a device, sent there once: the first input pixel and the matrix of each."""
+    import torch
+
+    from upscaler.transfers import sent
+
+    with torch.inference_mode(False):  # so that they can be used where gradients are wanted
+        blocks = _axis(length, out_length).blocks
+        return [(block.first, sent(torch.from_numpy(block.matrix).to(dtype), device)) for block in blocks]
 
 
 def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
@@ -20,6 +21,7 @@ from upscaler.model.device import is_out_of_memory
 from upscaler.model.network import Network
 from upscaler.model.tiles import Box, NoPlanError, Plan, make_plan
 from upscaler.model.winograd_networks import accelerated
+from upscaler.transfers import Leaving, sent
 
 # Flips and transpositions of a square: none, left-right, up-down, both; each also transposed.
 _Turn = tuple[bool, bool, bool]
@@ -195,32 +197,59 @@ class Engine:
     def _row(self, window: FloatArray, plan: Plan, top: int, dtype: torch.dtype, skip_ones: bool) -> FloatArray:
         scale = self.network.scale
         boxes = plan.row(top)
-        band = np.empty((boxes[0].height * scale, plan.width * scale if len(boxes) > 1 else 0, 3), np.float32)
+        tiles = self._tiles(window, plan, boxes, dtype, skip_ones)
+        if len(boxes) == 1:
+            return next(tiles)
+        band = np.empty((boxes[0].height * scale, plan.width * scale, 3), np.float32)
+        for box, tile in zip(boxes, tiles, strict=True):
+            band[:, box.left * scale : box.right * scale] = tile
+        return band
+
+    def _tiles(
+        self, window: FloatArray, plan: Plan, boxes: Sequence[Box], dtype: torch.dtype, skip_ones: bool
+    ) -> Iterator[FloatArray]:
+        """The tiles of a row. A GPU computes the next one while one travels to the host and is looked at there."""
+        overlap = self.device.type == "cuda" and len(boxes) > 1
+        begun = deque[Callable[[], FloatArray]]()
         for box in boxes:
             outer = box.grown(plan.halo, plan.height, plan.width)
             values = window[:, outer.left : outer.right]
             if skip_ones and values.min() == 1:
-                tile = np.ones((box.height * scale, box.width * scale, 3), np.float32)
+                begun.append(partial(_ones, box, self.network.scale))
             else:
-                tile = self._tile(values, plan, box, outer, dtype)
-            if len(boxes) == 1:
-                return tile
-            band[:, box.left * scale : box.right * scale] = tile
-        return band
+                begun.append(self._begun(values, plan, box, outer, dtype, overlap=overlap))
+            if len(begun) > overlap:
+                yield begun.popleft()()
+        while begun:
+            yield begun.popleft()()
 
-    def _tile(self, values: FloatArray, plan: Plan, box: Box, outer: Box, dtype: torch.dtype) -> FloatArray:
+    def _begun(
+        self, values: FloatArray, plan: Plan, box: Box, outer: Box, dtype: torch.dtype, *, overlap: bool
+    ) -> Callable[[], FloatArray]:
+        """Begin with a tile; what is returned waits for it."""
         x = torch.from_numpy(np.array(values)).permute(2, 0, 1)[None]
-        tile = self._computed(dtype, x, plan, box, outer)
+        compute = partial(self._computed, x=x, plan=plan, box=box, outer=outer)
+        result = compute(dtype)
+        if overlap:
+            return partial(self._checked, Leaving(result).arrived, compute, box, dtype)
+        result = result.cpu()  # into ordinary memory: to pin that much for one copy takes longer
+        return partial(self._checked, lambda: result, compute, box, dtype)
+
+    def _checked(
+        self, arrived: Callable[[], Tensor], compute: Callable[[torch.dtype], Tensor], box: Box, dtype: torch.dtype
+    ) -> FloatArray:
+        tile = arrived().permute(1, 2, 0).numpy()
         if not np.isfinite(tile).all() and dtype != torch.float32:
             self.notify(Redone(box))
-            tile = self._computed(torch.float32, x, plan, box, outer)
+            tile = compute(torch.float32).cpu().permute(1, 2, 0).numpy()
         if not np.isfinite(tile).all():
             raise NotFiniteError(
                 "the network gives values that are not finite numbers for this picture; use another model"
             )
         return np.clip(tile, 0, 1, out=tile)
 
-    def _computed(self, dtype: torch.dtype, x: Tensor, plan: Plan, box: Box, outer: Box) -> FloatArray:
+    def _computed(self, dtype: torch.dtype, x: Tensor, plan: Plan, box: Box, outer: Box) -> Tensor:
+        """(3, h * scale, w * scale), float32 on the device."""
         network = self._accelerated if plan.accelerated and self._accelerated else self._network_in(dtype)
 
         def result(turn: _Turn) -> Tensor:
@@ -230,12 +259,12 @@ class Engine:
         # On NVIDIA GPUs convolutions in fp32 have the precision of TF32, 11 bits, unless told otherwise.
         full = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
         with torch.inference_mode(), full, _Counter(network, self.notify):
-            x = x.to(self.device, dtype)
+            x = sent(x, self.device).to(dtype)
             total = result(self.turns[0])
             for turn in self.turns[1:]:
                 total += result(turn)
             total /= len(self.turns)
-            return total.permute(1, 2, 0).cpu().numpy()
+            return total
 
     def _network_in(self, dtype: torch.dtype) -> Network:
         if dtype not in self._placed:
@@ -272,6 +301,10 @@ def _window(rows: Rows, plan: Plan, top: int) -> FloatArray:
     window = rows.window(outer.top, min(outer.bottom, rows.height))
     padding = (outer.height - len(window), plan.width - rows.width)
     return np.pad(window, ((0, padding[0]), (0, padding[1]), (0, 0)), mode="edge") if any(padding) else window
+
+
+def _ones(box: Box, scale: int) -> FloatArray:
+    return np.ones((box.height * scale, box.width * scale, 3), np.float32)
 
 
 def _enlarged(network: Network, x: Tensor, core: Box, head_rows: int) -> Tensor:

@@ -230,12 +230,15 @@ def _with_memory(plan: Plan, network: Network, element: int, copies: int, shared
 
     trunk = feature_pixels * network.trunk_floats * element
     head = feature_pixels * network.feature_floats * element + (head_rows + 2 * network.head_reach) * row
-    tile = plan.tile_height * plan.tile_width * enlarged * 4 * copies
+    tile = plan.tile_height * plan.tile_width * enlarged * 4
     rows = (outer_height + plan.halo) * plan.width * network.channels * 4 * 2
     result = 0 if plan.tile_width >= plan.width else plan.tile_height * plan.width * enlarged * 4
     # The band that is handed on is still read while the next one is made.
     handed_on = 0 if plan.tile_height >= plan.height else plan.tile_height * plan.width * enlarged * 4
-    memory = held + _OVERHEAD * (max(trunk, head + tile) + (rows + result + handed_on if shared else 0))
+    # On a GPU a tile's neighbour is computed while it leaves for the host.
+    leaving = 0 if plan.tile_width >= plan.width else tile
+    around = rows + result + handed_on if shared else leaving
+    memory = held + _OVERHEAD * (max(trunk, head + tile * copies) + around)
     return replace(plan, head_rows=head_rows, memory=int(memory))
 
 

@@ -41,6 +41,7 @@ from upscaler.training.kernels import (
     uniform,
 )
 from upscaler.training.noise import Noise
+from upscaler.transfers import sent
 
 _SHEET_SIDE = 384
 _SHEET_DRAWS = {"noise": 2, "realesrgan": 6}
@@ -276,5 +277,5 @@ def _jpeg_some(x: Tensor, quality: Tensor, chosen: Tensor) -> Tensor:
     if not chosen.any():
         return x
     indices = chosen.nonzero().flatten()
-    where = indices.to(x.device)
+    where = sent(indices, x.device)
     return x.index_copy(0, where, jpeg(x[where], quality[indices]))

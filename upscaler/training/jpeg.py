@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from upscaler.transfers import constant, sent
+
 _LUMA_TABLE = (
     (16, 11, 10, 16, 24, 40, 51, 61),
     (12, 12, 14, 19, 26, 58, 60, 55),
@@ -57,21 +59,20 @@ def jpeg(x: Tensor, quality: Tensor) -> Tensor:
     """
     height, width = x.shape[-2:]
     half_width = ceil(width / 2)
-    to_ycbcr = torch.tensor(_TO_YCBCR, dtype=torch.float64)
+    to_ycbcr, to_rgb, bias = (constant(make, device=x.device, dtype=x.dtype) for make in (_to_ycbcr, _to_rgb, _bias))
     pixels = (x.clamp(0, 1) * 255).round()
     # libjpeg repeats the edge before it averages chroma: whole blocks to the right, but one row below.
     pixels = F.pad(pixels, (0, -width % 16, 0, height % 2), mode="replicate")
-    ycbcr = (to_ycbcr.to(x) @ pixels.flatten(2)).round().reshape(pixels.shape)
+    ycbcr = (to_ycbcr @ pixels.flatten(2)).round().reshape(pixels.shape)
     luma = _code(ycbcr[:, :1] - 128, quantisation(_LUMA_TABLE, quality))[..., : 2 * half_width]
 
     # And it rounds the averages down and up in alternate columns, where they lie halfway.
-    bias = torch.tensor((0.25, 0.5), device=x.device).repeat(pixels.shape[-1] // 4)
-    chroma = (F.avg_pool2d(ycbcr[:, 1:], 2) + bias).floor()
+    chroma = (F.avg_pool2d(ycbcr[:, 1:], 2) + bias.repeat(pixels.shape[-1] // 4)).floor()
     chroma = _code(chroma, quantisation(_CHROMA_TABLE, quality))[..., :half_width]
     chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear").round()
 
     decoded = torch.cat([luma + 128, chroma], 1)
-    pixels = (to_ycbcr.inverse().to(x) @ decoded.flatten(2)).round().clamp(0, 255).reshape(decoded.shape)
+    pixels = (to_rgb @ decoded.flatten(2)).round().clamp(0, 255).reshape(decoded.shape)
     return pixels[..., :height, :width] / 255
 
 
@@ -96,12 +97,24 @@ def _code(planes: Tensor, tables: Tensor) -> Tensor:
     planes = F.pad(planes, (0, -width % 8, 0, -height % 8), mode="replicate")
     down, across = planes.shape[2] // 8, planes.shape[3] // 8
     blocks = planes.reshape(count, channels, down, 8, across, 8).transpose(3, 4).reshape(count, -1, 64)
-    transform = _cosine_transform().to(planes)
-    tables = tables.to(planes).reshape(count, 1, 64)
+    transform = constant(_cosine_transform, device=planes.device, dtype=planes.dtype)
+    tables = sent(tables.to(planes.dtype), planes.device).reshape(count, 1, 64)
     coefficients = (blocks @ transform.T / tables).round() * tables
     blocks = (coefficients @ transform).round().clamp(-128, 127)
     planes = blocks.reshape(count, channels, down, across, 8, 8).transpose(3, 4).reshape(planes.shape)
     return planes[..., :height, :width]
+
+
+def _to_ycbcr() -> Tensor:
+    return torch.tensor(_TO_YCBCR, dtype=torch.float64)
+
+
+def _to_rgb() -> Tensor:
+    return _to_ycbcr().inverse()
+
+
+def _bias() -> Tensor:
+    return torch.tensor((0.25, 0.5))
 
 
 def _cosine_transform() -> Tensor:

@@ -17,6 +17,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from upscaler.transfers import constant, sent
+
 Range = tuple[float, float]
 
 _LARGE = 13
@@ -162,7 +164,7 @@ def filter_each(x: Tensor, kernels: Tensor) -> Tensor:
     count, channels, height, width = x.shape
     size = kernels.shape[-1]
     padded = mirror_pad(x, size // 2).reshape(1, count * channels, height + size - 1, width + size - 1)
-    weight = kernels.to(x).repeat_interleave(channels, 0)[:, None]
+    weight = sent(kernels.to(x.dtype), x.device).repeat_interleave(channels, 0)[:, None]
     return F.conv2d(padded, weight, groups=count * channels).reshape(x.shape)
 
 
@@ -170,8 +172,8 @@ def mirror_pad(x: Tensor, margin: int) -> Tensor:
     """(N, C, H + 2 margin, W + 2 margin): mirrored, the edge pixel not repeated, as often as it takes."""
     # F.pad refuses margins as wide as the picture, which is small after a strong reduction.
     for dim in (-2, -1):
-        index = _mirrored(torch.arange(-margin, x.shape[dim] + margin), x.shape[dim])
-        x = x.index_select(dim, index.to(x.device))
+        positions = torch.arange(-margin, x.shape[dim] + margin, device=x.device)
+        x = x.index_select(dim, _mirrored(positions, x.shape[dim]))
     return x
 
 
@@ -191,7 +193,9 @@ def gaussian_averages(x: Tensor, sigma: float, radius: int, step: int = 1) -> Te
         (N, C, H / step, W / step) on the device and of the type of ``x``.
     """
     # As matrix products: a convolution this long in one direction is many times slower on the CPU.
-    rows, columns = (_averaging(length, sigma, radius, step).to(x) for length in x.shape[-2:])
+    rows, columns = (
+        constant(_averaging, length, sigma, radius, step, device=x.device, dtype=x.dtype) for length in x.shape[-2:]
+    )
     return rows @ x @ columns.T
 
 

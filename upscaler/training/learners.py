@@ -14,6 +14,7 @@ from upscaler.training.config import Losses, Optimiser
 from upscaler.training.losses import gradient_penalty, r1_penalty
 from upscaler.training.optimisers import build_optimiser, learning_rate, set_rate
 from upscaler.training.stabilisers import mixing
+from upscaler.transfers import sent
 
 
 class Learner:
@@ -99,7 +100,7 @@ class Judge(nn.Module):
         outputs = self.discriminator(real), self.discriminator(fake)
         penalty = real.new_zeros(())
         if self.losses.penalty_weight:
-            mix = mixing(seeds).to(real.device)
+            mix = sent(mixing(seeds), real.device)
             penalty = penalty + self.losses.penalty_weight * gradient_penalty(self.discriminator, real, fake, mix)
         if self.losses.r1_weight:
             penalty = penalty + self.losses.r1_weight * r1_penalty(self.discriminator, real)

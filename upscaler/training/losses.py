@@ -61,7 +61,7 @@ def discriminator_loss(
             - ``wgan``: E D(x_f) - E D(x_r)
         real: raw outputs for the real pictures.
         fake: raw outputs for the generated pictures, in the same shape.
-        real_labels: (N, 1), y_r, 1 where they are clean; on any device.
+        real_labels: (N, 1), y_r, 1 where they are clean; on the device of the outputs.
         fake_labels: (N, 1), y_f, 0 where they are clean. ``hinge`` and ``wgan`` use no labels.
         mean: E inside the relativistic average; under ``torchrun`` a mean over the outputs of all
             processes, which must be differentiable.
@@ -125,9 +125,8 @@ def gradient_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor, fa
     Args:
         discriminator: (N, C, H, W) to (N, 1) or (N, 1, h, w).
         real, fake: (N, C, H, W).
-        mix: (N, 1, 1, 1) in 0..1, the share of the real picture.
+        mix: (N, 1, 1, 1) in 0..1, the share of the real picture; on their device.
     """
-    mix = mix.to(real.device)
     between = mix * real.detach().float() + (1 - mix) * fake.detach().float()
     slope: Tensor = torch.linalg.vector_norm(_gradient(discriminator, between).flatten(1), dim=1)
     return (slope - 1).square().mean()
@@ -163,4 +162,4 @@ def _cross_entropy(out: Tensor, labels: Tensor) -> Tensor:
 
 def _at(out: Tensor, labels: Tensor) -> Tensor:
     """Labels (N, 1) for every output of their sample."""
-    return labels.to(out).view(-1, *(1,) * (out.dim() - 1)).expand_as(out)
+    return labels.to(out.dtype).view(-1, *(1,) * (out.dim() - 1)).expand_as(out)

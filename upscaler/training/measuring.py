@@ -62,9 +62,9 @@ def read(values: Mapping[str, Tensor]) -> dict[str, float]:
 def gradient_sizes(name: str, network: nn.Module) -> dict[str, Tensor]:
     """Norms of the gradients: of all parameters, of the first layer's weight and of the last one's."""
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
-    first, last = (layer.grad for layer in first_and_last(network))
-    sizes = {"": _norm(gradients)}
-    sizes |= {end: g.norm() for end, g in (("_first", first), ("_last", last)) if g is not None}
+    first, last = first_and_last(network)
+    sizes = {"": _norm(gradients) if gradients else first.new_zeros(())}
+    sizes |= {end: w.grad.norm() for end, w in (("_first", first), ("_last", last)) if w.grad is not None}
     return {f"gradient/{name}{end}": value for end, value in sizes.items()}
 
 
@@ -102,7 +102,5 @@ def finite(networks: Iterable[nn.Module]) -> bool:
 
 
 def _norm(tensors: list[Tensor]) -> Tensor:
-    if not tensors:
-        return torch.zeros(())
     norms: Tensor = torch.stack(torch._foreach_norm(tensors)).norm()
     return norms

@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from upscaler.training.kernels import Range, chance, uniform
+from upscaler.transfers import constant, sent
 
 _LUMA = (0.299, 0.587, 0.114)
 _PHOTONS = 256
@@ -46,7 +47,7 @@ class Noise:
         is_grey = _each(chance(self.grey_probability, count, generator), x.device)
         field = normal(x, generator)
         field = torch.where(is_grey, field[:, :1], field)
-        luma = (x * torch.tensor(_LUMA, device=x.device)[:, None, None]).sum(1, keepdim=True)
+        luma = (x * constant(_luma, device=x.device, dtype=torch.float32)).sum(1, keepdim=True)
         signal = torch.where(is_grey, luma, x)
         noise = torch.where(
             _each(is_gaussian, x.device),
@@ -63,8 +64,13 @@ def normal(x: Tensor, generator: Generator) -> Tensor:
     drawn from ``generator`` afterwards depends neither on the device nor on the size of ``x``.
     """
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-    own = Generator(x.device).manual_seed(seed)
-    return torch.randn(x.shape, generator=own, device=x.device, dtype=x.dtype)
+    return seeded_normal(x, seed)
+
+
+def seeded_normal(x: Tensor, seed: int) -> Tensor:
+    """Standard normal deviates in the shape, of the type and on the device of ``x``, from a seed of their own."""
+    generator = Generator(x.device).manual_seed(seed)
+    return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
 
 def shot_noise(x: Tensor, field: Tensor) -> Tensor:
@@ -89,4 +95,8 @@ def shot_noise(x: Tensor, field: Tensor) -> Tensor:
 
 def _each(values: Tensor, device: torch.device) -> Tensor:
     """(N,) for pictures (N, C, H, W) on a device."""
-    return values.to(device)[:, None, None, None]
+    return sent(values, device)[:, None, None, None]
+
+
+def _luma() -> Tensor:
+    return torch.tensor(_LUMA)[:, None, None]

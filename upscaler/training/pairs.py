@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from upscaler.errors import UserError
 from upscaler.training.degradation import Degrade
 from upscaler.training.shards import Picture, Pictures
+from upscaler.transfers import sent
 
 MARGIN = 2
 """LR pixels around a patch that a degradation sees and that are cut off afterwards: the reach of the bicubic
@@ -59,9 +60,7 @@ class Batch(NamedTuple):
 
 def floats(pictures: Tensor, device: torch.device | str = "cpu") -> Tensor:
     """Pictures uint8 as float32 in 0..1 on a device; a quarter of the bytes travel there."""
-    if torch.device(device).type == "cuda":
-        pictures = pictures.pin_memory()  # from pinned memory the copy does not make the GPU wait
-    return pictures.to(device, non_blocking=True).float().div_(255)
+    return sent(pictures, torch.device(device)).float().div_(255)
 
 
 def degraded(hr: Tensor, degrade: Degrade, scale: int, seeds: Sequence[int]) -> Tensor:

@@ -95,7 +95,7 @@ def make_discriminator(stage: Stage, seed: int) -> nn.Module | None:
 
 def placed(network: nn.Module, engine: Engine, device: torch.device) -> nn.Module:
     """The network on its device, laid out and compiled as the engine says, ready to train."""
-    _lay_out(network.to(device).train(), engine, device)
+    _lay_out(network.train(), engine, device)
     if engine.checkpointing:
         apply_activation_checkpointing(network, check_fn=lambda module: isinstance(module, RRDB))
     if engine.compile:
@@ -138,17 +138,16 @@ class Eyes:
         layers = _layers(stage)
         if not layers:
             return None
-        features = VGGFeatures(stage.perceptual.network, layers, self._tensors[_key(stage.perceptual)]).to(device)
+        features = VGGFeatures(stage.perceptual.network, layers, self._tensors[_key(stage.perceptual)])
         _lay_out(features, stage.engine, device)
         return features
 
 
 def _lay_out(network: nn.Module, engine: Engine, device: torch.device) -> None:
-    """Make the convolutions of a network that is on its device as fast as the engine lets them be."""
+    """Move a network to its device, where its convolutions are as fast as the engine lets them be."""
+    network.to(device, memory_format=torch.channels_last if engine.channels_last else torch.preserve_format)  # type: ignore[call-overload]
     if device.type == "cpu" and not engine.compile:
         winograd.accelerate(network)
-    if engine.channels_last:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _check_settings(kind: type[Generator], settings: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from upscaler.model.residual import ResidualBlock
 from upscaler.model.rrdbnet import ResidualDenseBlock
+from upscaler.training.noise import seeded_normal
 
 Initialisation = Literal["default", "kaiming", "orthogonal"]
 
@@ -90,7 +91,7 @@ def instance_noise(pictures: Tensor, sigma: float, seeds: Sequence[int], stream:
     if not sigma:
         return pictures
     keyed = zip(pictures, seeds, strict=True)
-    noise = torch.stack([_normal(picture, (seed, _NOISE, stream)) for picture, seed in keyed])
+    noise = torch.stack([seeded_normal(picture, _seed(seed, _NOISE, stream)) for picture, seed in keyed])
     return torch.add(pictures, noise, alpha=sigma)
 
 
@@ -197,8 +198,6 @@ def _restart_spectral_norm(layer: _Layer, generator: Generator) -> None:
     layer.train(training)
 
 
-def _normal(like: Tensor, key: tuple[int, ...]) -> Tensor:
-    """Standard normal deviates in the shape, of the type and on the device of ``like``, from numbers."""
-    seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
-    generator = Generator(like.device).manual_seed(seed)
-    return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+def _seed(*key: int) -> int:
+    """A seed from numbers."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])

@@ -22,6 +22,7 @@ from upscaler.training.pairs import Batch, degraded, floats
 from upscaler.training.perceptual import VGGFeatures, feature_distance, texture_distance
 from upscaler.training.processes import Processes
 from upscaler.training.stabilisers import Labels, fading, instance_noise
+from upscaler.transfers import sent
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Streams of instance noise: every picture that the discriminator sees in a step has noise of its own.
@@ -149,8 +150,8 @@ class Steps:
                         self._noised(real, seeds, _D_REAL), self._noised(fake, seeds, _D_FAKE), seeds
                     )
                 real_output, fake_output = real_output.float(), fake_output.float()
-                real_labels = self.labels.real(seeds).to(self.device, non_blocking=True)
-                fake_labels = self.labels.fake(seeds).to(self.device, non_blocking=True)
+                real_labels = sent(self.labels.real(seeds), self.device)
+                fake_labels = sent(self.labels.fake(seeds), self.device)
                 loss = discriminator_loss(
                     losses.adversarial, real_output, fake_output, real_labels, fake_labels, self.processes.mean
                 )
