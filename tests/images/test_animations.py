@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import sys
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +10,7 @@ import pytest
 from PIL import Image
 
 from upscaler.errors import UserError
-from upscaler.images.animations import check_animation, pace, write_animation
+from upscaler.images.animations import check_animation, films, pace, write_animation
 from upscaler.images.sheets import Picture
 
 FORMATS = pytest.mark.parametrize("name", ["film.gif", "film.webp", "FILM.GIF"])
@@ -71,7 +74,12 @@ def test_one_frame_is_a_picture(tmp_path: Path, name: str) -> None:
 
 @FORMATS
 def test_frames_that_are_no_animation_leave_no_file(tmp_path: Path, name: str) -> None:
-    for frames, times in (([plain(1), plain(1, 41)], [1, 1]), ([], []), ([plain(1)], [1, 1])):
+    for frames, times in (
+        ([plain(1), plain(1, 41)], [1, 1]),
+        ([], []),
+        ([plain(1)], [1, 1]),
+        ([plain(1), plain(2), plain(3)], [1, 1]),
+    ):
         with pytest.raises(ValueError, match=r"one size|frames"):
             write_animation(tmp_path / name, frames, times)
     assert not any(tmp_path.iterdir())
@@ -84,10 +92,75 @@ def test_frames_too_large_for_the_format_are_refused(tmp_path: Path) -> None:
     write_animation(tmp_path / "film.gif", [wide], [1])
 
 
-@pytest.mark.parametrize("name", ["film.mp4", "film", "film.png"])
+@pytest.mark.parametrize("name", ["film.avi", "film", "film.png"])
 def test_other_endings_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match=r"must end in \.gif or \.webp"):
+    with pytest.raises(UserError, match=r"must end in \.gif, \.webp, \.mp4"):
         check_animation(tmp_path / name)
+
+
+@FORMATS
+def test_frames_are_not_kept(tmp_path: Path, name: str) -> None:
+    alive: list[weakref.ref[Picture]] = []
+
+    def frames() -> Iterator[Picture]:
+        for level in range(6):
+            assert sum(each() is not None for each in alive) <= 1
+            frame = plain(40 * level)
+            alive.append(weakref.ref(frame))
+            yield frame
+            del frame
+
+    write_animation(tmp_path / name, frames(), [40] * 6)
+    assert len(frames_of(tmp_path / name)) == 6
+
+
+@pytest.fixture
+def ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Something of that name that writes its arguments and how many bytes it got; fails where there is a file 'fail'."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    program = folder / "ffmpeg"
+    program.write_text(
+        f"#!{sys.executable}\nimport pathlib, sys\n"
+        "if pathlib.Path(__file__).with_name('fail').exists(): sys.exit('no such encoder')\n"
+        "got = sys.stdin.buffer.read()\n"
+        "pathlib.Path(sys.argv[-1]).write_text(' '.join(sys.argv[1:-1]) + f' {len(got)} {sorted(set(got))}')\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+    return folder
+
+
+@pytest.mark.usefixtures("ffmpeg")
+def test_a_film_has_frames_at_an_even_rate(tmp_path: Path) -> None:
+    write_animation(tmp_path / "film.mp4", [plain(10, 4, 6), plain(20, 4, 6), plain(30, 4, 6)], [20, 60, 120])
+    said = (tmp_path / "film.mp4").read_text()
+    assert "-s 6x4 -framerate 25" in said
+    assert said.endswith(f" {5 * 4 * 6 * 3} [20, 30]"), "20 ms are nearer to none than to one of 40 ms"
+
+
+def test_what_ffmpeg_cannot_do_is_one_line(tmp_path: Path, ffmpeg: Path) -> None:
+    (ffmpeg / "fail").touch()
+    with pytest.raises(UserError, match=r"cannot write .*film\.mp4: ffmpeg says: no such encoder"):
+        write_animation(tmp_path / "film.mp4", [plain(10, 400, 400)] * 30, [40] * 30)
+    assert not (tmp_path / "film.mp4").exists()
+
+
+def test_a_film_that_breaks_off_leaves_nothing(tmp_path: Path, ffmpeg: Path) -> None:
+    def frames() -> Iterator[Picture]:
+        yield plain(10)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_animation(tmp_path / "film.mp4", frames(), [40, 40])
+    assert list(tmp_path.iterdir()) == [ffmpeg]
+
+
+def test_without_ffmpeg_there_is_no_mp4(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not films()
+    with pytest.raises(UserError, match="ffmpeg, which makes MP4, is not installed"):
+        check_animation(tmp_path / "film.mp4")
 
 
 def test_a_folder_is_no_place(tmp_path: Path) -> None:
