@@ -1,13 +1,23 @@
 from __future__ import annotations
 
-from math import exp, inf, isinf, log10
+from math import exp, inf, isinf, log10, pi
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from upscaler.images.metrics import colour_shift, cropped, filtered, gaussian, luma, psnr, ssim
+from upscaler.images.metrics import (
+    colour_shift,
+    cropped,
+    filtered,
+    gaussian,
+    high_frequencies,
+    luma,
+    psnr,
+    sharpness,
+    ssim,
+)
 
 
 def noise(*shape: int, seed: int = 0, dtype: type[np.uint8] | type[np.uint16] = np.uint8) -> NDArray[Any]:
@@ -141,3 +151,34 @@ def test_ssim_needs_a_window() -> None:
     ssim(x, x, border=4)
     with pytest.raises(ValueError, match="11 pixels"):
         ssim(x, x, border=5)
+
+
+def test_sharpness_is_the_variance_of_the_laplacian() -> None:
+    ramp = np.tile(np.arange(0, 100, 2, dtype=np.uint8), (20, 1))
+    assert sharpness(ramp) == 0
+    point = np.zeros((12, 12), np.uint8)
+    point[5, 5] = 10
+    values = np.zeros(100)
+    values[:5] = (-40, 10, 10, 10, 10)
+    assert sharpness(point) == pytest.approx(values.var())
+    assert sharpness(point.astype(np.uint16) * 257) == pytest.approx(values.var())
+
+
+@pytest.mark.parametrize("size", [(64, 64), (65, 48), (48, 65)])
+def test_high_frequencies_are_those_above_half_nyquist(size: tuple[int, int]) -> None:
+    across = np.arange(size[1])[None].repeat(size[0], 0)
+
+    def wave(cycles: float) -> NDArray[np.uint8]:
+        return np.rint(128 + 100 * np.cos(2 * pi * cycles * across)).astype(np.uint8)
+
+    assert high_frequencies(wave(0.18)) < 0.01
+    assert high_frequencies(wave(0.32)) > 0.99
+    assert high_frequencies(wave(0.32).T) > 0.99
+    both = 0.5 * wave(0.125).astype(float) + 0.5 * wave(0.4)
+    assert high_frequencies(both.astype(np.uint8)) == pytest.approx(0.5, abs=0.02)
+
+
+def test_high_frequencies_of_noise_and_of_nothing() -> None:
+    assert high_frequencies(noise(128, 128)) == pytest.approx(1 - pi / 16, abs=0.01)
+    assert high_frequencies(noise(128, 128, dtype=np.uint16)) == pytest.approx(1 - pi / 16, abs=0.01)
+    assert high_frequencies(np.full((20, 31), 200, np.uint8)) == 0

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upscaler.errors import UserError
-from upscaler.training.selection import Crops, detail, parse_validation, sharpness, validation_split
+from upscaler.training.selection import Crops, detail, parse_validation, validation_split
 
 
 @given(
@@ -48,16 +48,6 @@ def test_detail_is_the_gradient() -> None:
     assert detail(ramp) == 2
     assert detail(ramp.T) == 2
     assert detail(np.full((5, 5), 200, np.uint8)) == 0
-
-
-def test_sharpness_is_the_variance_of_the_laplacian() -> None:
-    ramp = np.tile(np.arange(0, 100, 2, dtype=np.uint8), (20, 1))
-    assert sharpness(ramp) == 0
-    point = np.zeros((12, 12), np.uint8)
-    point[5, 5] = 10
-    values = np.zeros(100)
-    values[:5] = (-40, 10, 10, 10, 10)
-    assert sharpness(point) == pytest.approx(values.var())
 
 
 @pytest.mark.parametrize(

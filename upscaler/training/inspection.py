@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from upscaler.errors import UserError
 from upscaler.images.alpha import without_alpha
 from upscaler.images.files import open_picture
+from upscaler.images.metrics import sharpness
 from upscaler.images.sheets import as_rgb
 from upscaler.training.benchmarks import Benchmarks
 from upscaler.training.fingerprints import SMALLEST, luma, thumbnail
 from upscaler.training.pairing import pair_problem
-from upscaler.training.selection import Crops, detail, sharpness
+from upscaler.training.selection import Crops, detail
 from upscaler.training.shards import Picture
 from upscaler.training.sources import Source
 
@@ -35,7 +36,7 @@ class Rules:
     Args:
         crops: how pictures are cut.
         flat: crops with less ``selection.detail`` are dropped; 0 keeps all.
-        blurred: crops with less ``selection.sharpness`` are dropped; 0 keeps all.
+        blurred: crops with less ``metrics.sharpness`` are dropped; 0 keeps all.
         multiple: sizes are cut down to multiples of this, at the right and at the bottom.
         first_frame: take the first frame or page of files with several.
     """

@@ -58,21 +58,6 @@ def detail(grey: Luma) -> float:
     return sqrt(sum(float(np.square(np.diff(levels, axis=axis)).mean(dtype=np.float64)) for axis in (0, 1)))
 
 
-def sharpness(grey: Luma) -> float:
-    """The variance of the Laplacian, in squared levels of 255: low where all edges are soft.
-
-    Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy", ICPR 2000.
-
-    Args:
-        grey: (H, W), both at least 3.
-    """
-    levels = grey.astype(np.int32)
-    inner = levels[1:-1, 1:-1]
-    laplacian = levels[:-2, 1:-1] + levels[2:, 1:-1] + levels[1:-1, :-2] + levels[1:-1, 2:] - 4 * inner
-    mean = float(laplacian.mean(dtype=np.float64))
-    return float(np.square(laplacian).mean(dtype=np.float64)) - mean * mean
-
-
 def parse_validation(text: str) -> float | int:
     """``0.05`` or ``5%`` as a share, ``20`` as a count of pictures.
 
