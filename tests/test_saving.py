@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from upscaler.errors import UserError
-from upscaler.saving import whole_file, write_together
+from upscaler.saving import whole_file, whole_folder, write_together
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
@@ -45,3 +45,40 @@ def test_none_of_several_files_appears_if_one_cannot_be_written(tmp_path: Path, 
         write_together(dict([*files.items()][::order]))
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
     assert (tmp_path / "old").read_bytes() == b"before"
+
+
+def test_a_folder_is_filled_when_everything_is_complete(tmp_path: Path) -> None:
+    place = tmp_path / "new" / "results"
+    for content in ("first", "second"):
+        with whole_folder(place) as folder:
+            (folder / "inner").mkdir()
+            (folder / "inner" / "a").write_text(content)
+            assert content == "second" or not place.exists()
+        assert (place / "inner" / "a").read_text() == content
+        (place / "inner" / "other").touch()
+    assert sorted(file.name for file in place.rglob("*")) == ["a", "inner", "other"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "new"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError])
+def test_nothing_is_left_of_a_folder_that_was_not_completed(tmp_path: Path, error: type[BaseException]) -> None:
+    def break_off(folder: Path) -> None:
+        (folder / "half").touch()
+        raise error
+
+    (tmp_path / "there").mkdir()
+    for place in (tmp_path / "there", tmp_path / "new"):
+        with pytest.raises(error), whole_folder(place) as folder:
+            break_off(folder)
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
+
+
+def test_errors_name_the_place_that_was_asked_for(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UserError, match=f"^cannot write {tmp_path}/there/a: no space$"),
+        whole_folder(tmp_path / "there") as folder,
+    ):
+        raise UserError(f"cannot write {folder / 'a'}: no space")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write"), whole_folder(tmp_path / "file" / "results"):
+        pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -52,6 +53,32 @@ def write_together(files: Mapping[Path, bytes]) -> None:
             # Now, and not when another has its name already, is the time to find that there is no space.
             file.flush()
             os.fsync(file.fileno())
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to write to; what is in it at the end of the block, without an error, comes to lie in ``path``.
+
+    Files that lie there under the same names are replaced, each at once; all others stay.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    part = (path if path.is_dir() else path.parent) / f".srup-{secrets.token_hex(8)}.parts"
+    try:
+        with explained(path):
+            part.mkdir(parents=True)
+        try:
+            yield part
+        except UserError as error:
+            raise UserError(str(error).replace(str(part), str(path))) from error
+        with explained(path):
+            for file in sorted(each for each in part.rglob("*") if each.is_file()):
+                place = path / file.relative_to(part)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                file.replace(place)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def clear_parts(folder: Path) -> None:
