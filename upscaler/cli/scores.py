@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,6 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from upscaler.cli.tables import cell, csv_table, markdown_table, plain, terminal_table
 from upscaler.model.evaluation import Scores, average
 from upscaler.saving import whole_file
 
@@ -85,7 +84,7 @@ class Report:
 
 def entry(scores: Scores | Reading) -> dict[str, Any]:
     """Scores for JSON, which knows no infinity: the PSNR of equal pictures is null."""
-    return {name: _plain(value) for name, value in asdict(scores).items()}
+    return {name: plain(value) for name, value in asdict(scores).items()}
 
 
 def mean_table(report: Report) -> Table:
@@ -100,21 +99,7 @@ def each_table(report: Report) -> Table:
 
 
 def _table(title: str, names: Sequence[str], rows: Iterable[tuple[Sequence[str], Scores]]) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    drawn = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
-    for heading in names:
-        drawn.add_column(f"\n{heading}", overflow="fold")
-    for heading in _HEADINGS:
-        # Two lines, so that numbers leave the names some room.
-        drawn.add_column(
-            heading.replace("-", "\n") if "-" in heading else f"\n{heading}", justify="right", no_wrap=True
-        )
-    for cells, scores in rows:
-        drawn.add_row(*map(Text, cells), *_cells(scores))
-    return drawn
+    return terminal_table(title, names, _HEADINGS, [(cells, _cells(scores)) for cells, scores in rows])
 
 
 def write(path: Path, report: Report) -> None:
@@ -128,35 +113,19 @@ def write(path: Path, report: Report) -> None:
 
 
 def _markdown(report: Report) -> str:
-    means = [[method, *_cells(scores)] for method, scores in report.means.items()]
-    pictures = [[picture, method, *_cells(scores)] for picture, method, scores in report.rows]
-    return f"{report.title}\n\n{_grid(['method'], means)}\n{_grid(['picture', 'method'], pictures)}"
-
-
-def _grid(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = [[*names, *_HEADINGS], [*("---" for _ in names), *("---:" for _ in _HEADINGS)]]
-    lines = (" | ".join(cell.replace("|", r"\|") for cell in row) for row in (*head, *rows))
-    return "".join(f"| {line} |\n" for line in lines)
+    means = [([method], _cells(scores)) for method, scores in report.means.items()]
+    pictures = [([picture, method], _cells(scores)) for picture, method, scores in report.rows]
+    return (
+        f"{report.title}\n\n{markdown_table(['method'], _HEADINGS, means)}\n"
+        f"{markdown_table(['picture', 'method'], _HEADINGS, pictures)}"
+    )
 
 
 def _csv(report: Report) -> str:
     means = [(_MEAN, method, scores) for method, scores in report.means.items()]
-    rows = [{"picture": name, "method": method, **_flat(scores)} for name, method, scores in report.rows + means]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _flat(scores: Scores) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in asdict(scores).items():
-        if isinstance(value, tuple):
-            flat |= {f"{name}_{channel}": part for channel, part in zip("rgb", value, strict=True)}
-        else:
-            flat[name] = value
-    return {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in flat.items()}
+    return csv_table(
+        [{"picture": name, "method": method, **asdict(scores)} for name, method, scores in report.rows + means]
+    )
 
 
 def _json(report: Report) -> str:
@@ -177,18 +146,3 @@ FORMS: dict[str, Callable[[Report], str]] = {".md": _markdown, ".csv": _csv, ".j
 
 def _cells(scores: Scores) -> list[str]:
     return [cell(value(scores), form) for _, value, form in _COLUMNS]
-
-
-def cell(value: float | None, form: str) -> str:
-    """A score as a table shows it."""
-    if value is None:
-        return "-"
-    return format(value, form) if isfinite(value) else "∞"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_plain(part) for part in value]
-    if isinstance(value, float):
-        return round(value, 6) if isfinite(value) else None
-    return value

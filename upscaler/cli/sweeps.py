@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from upscaler.cli.console import Console
 from upscaler.cli.display import BatchDisplay
-from upscaler.cli.scores import cell, entry
+from upscaler.cli.scores import entry
 from upscaler.cli.sheets import check_free
+from upscaler.cli.tables import cell
 from upscaler.errors import UserError
 from upscaler.images.animations import check_animation, pace, write_animation
 from upscaler.images.files import Metadata, check_output, open_picture, write_picture
