@@ -116,7 +116,7 @@ def test_frames_are_not_kept(tmp_path: Path, name: str) -> None:
 
 @pytest.fixture
 def ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Something of that name that writes its arguments and how many bytes it got; fails where there is a file 'fail'."""
+    """Something of that name that writes its arguments and what it got; it fails beside a file 'fail'."""
     folder = tmp_path / "bin"
     folder.mkdir()
     program = folder / "ffmpeg"

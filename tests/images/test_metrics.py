@@ -169,7 +169,8 @@ def test_high_frequencies_are_those_above_half_nyquist(size: tuple[int, int]) ->
     across = np.arange(size[1])[None].repeat(size[0], 0)
 
     def wave(cycles: float) -> NDArray[np.uint8]:
-        return np.rint(128 + 100 * np.cos(2 * pi * cycles * across)).astype(np.uint8)
+        values: NDArray[np.uint8] = np.rint(128 + 100 * np.cos(2 * pi * cycles * across)).astype(np.uint8)
+        return values
 
     assert high_frequencies(wave(0.18)) < 0.01
     assert high_frequencies(wave(0.32)) > 0.99

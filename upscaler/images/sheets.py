@@ -76,7 +76,7 @@ def before_after(before: Picture, after: Picture, labels: tuple[str, str] = ("be
     labelled = list(zip((before, after), labels, strict=True))
     if max(height, width) <= _LARGEST_SIDE:
         font = _font(max(height, width))
-        return _side_by_side([_labelled(picture, label, font) for picture, label in labelled])
+        return side_by_side([_labelled(picture, label, font) for picture, label in labelled])
 
     top, left = most_detailed(after, _DETAIL, _DETAIL)
     bottom, right = min(top + _DETAIL, height), min(left + _DETAIL, width)
@@ -86,7 +86,7 @@ def before_after(before: Picture, after: Picture, labels: tuple[str, str] = ("be
         reduced = _labelled(overview(picture, [(top, left, bottom, right)], _DETAIL), label, font)
         detail = _labelled(picture[top:bottom, left:right], f"{label}, detail 1:1", font)
         columns.append(_stack([reduced, detail]))
-    return _side_by_side(columns)
+    return side_by_side(columns)
 
 
 def overview(picture: Picture, frames: Sequence[Box], side: int) -> Picture:
@@ -103,9 +103,12 @@ def overview(picture: Picture, frames: Sequence[Box], side: int) -> Picture:
     height, width = picture.shape[:2]
     scale = min(side / max(height, width), 1)
     small = Image.fromarray(resize(picture, ceil(height * scale), ceil(width * scale)))
+    draw = ImageDraw.Draw(small)
     for frame in frames:
         top, left, bottom, right = (int(edge * scale) for edge in frame)
-        ImageDraw.Draw(small).rectangle((left, top, right - 1, bottom - 1), outline=_MARK, width=2)
+        # A dark edge on both sides, for pictures of the mark's own colour.
+        draw.rectangle((left - 1, top - 1, right, bottom), outline=_BACKGROUND, width=4)
+        draw.rectangle((left, top, right - 1, bottom - 1), outline=_MARK, width=2)
     return np.asarray(small)
 
 
@@ -127,7 +130,7 @@ def crops_sheet(rows: Sequence[Sequence[tuple[str, Picture]]], title: str = "") 
         raise ValueError("a sheet of no crops")
     font = _font(max(max(crop.shape[:2]) for row in rows for _, crop in row))
     columns = zip(*rows, strict=True)
-    sheet = _side_by_side([_stack([_labelled(crop, label, font) for label, crop in column]) for column in columns])
+    sheet = side_by_side([_stack([_labelled(crop, label, font) for label, crop in column]) for column in columns])
     return _labelled(sheet, title, font) if title else sheet
 
 
@@ -150,6 +153,30 @@ def titled(pictures: Sequence[tuple[str, Picture]], *, enlarge: int = 1) -> list
     drawn = [_labelled(picture, label, _font(max(picture.shape[:2]))) for label, picture in large]
     widest = np.empty((0, max((frame.shape[1] for frame in drawn), default=0), 3), np.uint8)
     return [_stack([frame, widest]) for frame in drawn]
+
+
+def side_by_side(pictures: list[Picture]) -> Picture:
+    """Pictures from left to right, 8 pixels apart: (H, W, 3) each, the sheet as high as the highest."""
+    gap = 8
+    height = max(len(picture) for picture in pictures)
+    sheet = np.full((height, sum(p.shape[1] for p in pictures) + gap * (len(pictures) - 1), 3), _BACKGROUND, np.uint8)
+    left = 0
+    for picture in pictures:
+        sheet[: picture.shape[0], left : left + picture.shape[1]] = picture
+        left += picture.shape[1] + gap
+    return sheet
+
+
+def captioned(picture: Picture, caption: str) -> Picture:
+    """A picture with a line of text over its lower edge, which is darkened for it; text beyond its width is cut off."""
+    font = _font(max(picture.shape[:2]))
+    drawn = picture.copy()
+    strip = drawn[-ceil(font.size * 1.8) :]
+    strip //= 3
+    image = Image.fromarray(drawn)
+    place = (ceil(font.size / 2), image.height - len(strip) / 2)
+    ImageDraw.Draw(image).text(place, caption, fill=_TEXT, font=font, anchor="lm")
+    return np.asarray(image)
 
 
 def heat_map(values: NDArray[np.float32], unit: str, top: float | None = None) -> Picture:
@@ -179,7 +206,7 @@ def heat_map(values: NDArray[np.float32], unit: str, top: float | None = None) -
     steps = np.clip(np.where(unknown, 0, values) * (len(colours) / top), 0, len(colours) - 1)
     picture = colours[steps.astype(np.uint8)]
     picture[unknown] = _UNKNOWN
-    return _side_by_side([picture, _legend(max(len(picture), _LEGEND_HEIGHT), colours, unit, top)])
+    return side_by_side([picture, _legend(max(len(picture), _LEGEND_HEIGHT), colours, unit, top)])
 
 
 def most_detailed(picture: Picture, height: int, width: int) -> tuple[int, int]:
@@ -262,17 +289,6 @@ def _heat_colours() -> Picture:
     even = np.interp(np.linspace(0, lightness[-1], 256), lightness, fine)
     table = np.stack([np.interp(even, fine, channel) for channel in colours.T], axis=1)
     return (table * 255).round().astype(np.uint8)
-
-
-def _side_by_side(pictures: list[Picture]) -> Picture:
-    gap = 8
-    height = max(len(picture) for picture in pictures)
-    sheet = np.full((height, sum(p.shape[1] for p in pictures) + gap * (len(pictures) - 1), 3), _BACKGROUND, np.uint8)
-    left = 0
-    for picture in pictures:
-        sheet[: picture.shape[0], left : left + picture.shape[1]] = picture
-        left += picture.shape[1] + gap
-    return sheet
 
 
 def _stack(pictures: list[Picture]) -> Picture:
