@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from upscaler.cli.console import Console, Progress
+from upscaler.cli.options import parse_alpha
 from upscaler.errors import UserError
 from upscaler.model import catalogue
 from upscaler.model.catalogue import Found
@@ -72,3 +73,13 @@ def load_parent(console: Console, name: str) -> Parent:
     weights = load_weights(found.path)
     licence = weights.metadata.get("licence") or (found.entry.licence if found.entry else None)
     return Parent(found.entry.name if found.entry else name, weights, licence)
+
+
+def parted_alpha(name: str) -> tuple[str, float | None]:
+    """``NAME@ALPHA`` as the two; a name of the catalogue, which alone can have a pair to blend with.
+
+    Raises:
+        BadParameter: something else than a number behind the @.
+    """
+    model, separator, alpha = name.rpartition("@")
+    return (model, parse_alpha(alpha)) if separator and catalogue.find(model) else (name, None)

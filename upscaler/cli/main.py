@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from upscaler import __version__
-from upscaler.cli import evaluate, interpolate, models, prepare_data, train, upscale
+from upscaler.cli import evaluate, interpolate, models, prepare_data, train, upscale, zoom
 from upscaler.cli.console import Console
 from upscaler.errors import UserError
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 app.command(name="upscale")(upscale.upscale)
 app.command(name="interpolate")(interpolate.interpolate)
+app.command(name="zoom")(zoom.zoom)
 app.command(name="evaluate")(evaluate.evaluate)
 app.command(name="prepare-data")(prepare_data.prepare_data)
 app.command(name="train")(train.train)
