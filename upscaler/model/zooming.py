@@ -24,6 +24,9 @@ from upscaler.model.sources import Pixels
 SMALLEST = 16
 """Pixels that a picture needs along each axis."""
 
+_SMALLEST_SPOT = 3
+"""Pixels along the edge of a square that can have detail."""
+
 Enlarge = Callable[[Pixels], Pixels]
 """(c, c, 3) to (E, E, 3), of the same type."""
 
@@ -149,7 +152,10 @@ def plan_course(height: int, width: int, at: Point, *, factor: int, steps: int, 
 
 
 def detailed_pixel(pixels: Pixels, factor: int, edge: int) -> tuple[int, int]:
-    """The middle of the most detailed square that a first step could cut, away from the picture's border.
+    """A pixel around which there is detail at every step that still shows the picture, away from its border.
+
+    It is the middle of the most detailed square of the last such step's size in the most detailed one of the step
+    before, and so on from the first step's; so far inside that the first square has it in its middle half.
 
     Args:
         pixels: (H, W, 3).
@@ -159,11 +165,14 @@ def detailed_pixel(pixels: Pixels, factor: int, edge: int) -> tuple[int, int]:
         (x, y).
     """
     height, width = pixels.shape[:2]
-    crop = min(edge // factor, height, width)
-    # So far inside that the point lies in the middle half of the first square.
-    margin = max(min(crop * factor, height, width) // 4 - crop // 2, 0)
-    top, left = most_detailed(pixels[margin : height - margin, margin : width - margin], crop, crop)
-    return left + margin + crop // 2, top + margin + crop // 2
+    size = min(edge // factor, height, width)
+    left = top = min(size * factor, height, width) // 4
+    region = pixels[top : height - top, left : width - left]
+    while size >= _SMALLEST_SPOT:
+        down, across = most_detailed(region, size, size)
+        region = region[down : down + size, across : across + size]
+        left, top, size = left + across, top + down, size // factor
+    return left + region.shape[1] // 2, top + region.shape[0] // 2
 
 
 def zoom(first: Pixels, course: Course, enlarge: Enlarge) -> Iterator[Step]:
