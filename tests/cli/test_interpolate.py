@@ -268,7 +268,7 @@ def test_a_sweep_that_cannot_be_done_leaves_nothing(srup: Any) -> None:
         (("--picture", "other.png", "--reference", "hr.png"), "other.png is 32 x 24 where hr.png asks for 28 x 24"),
         (("--picture", "missing.png"), "there is no such file"),
         (("--picture", "hr.png", "-o", "a.safetensors"), "a.safetensors"),
-        (("--picture", "hr.png", "--animation", "a.mp4"), "must end in .gif or .webp"),
+        (("--picture", "hr.png", "--animation", "a.avi"), "must end in .gif, .webp, .mp4"),
     ):
         outcome = srup("interpolate", *PAIR, "--sweep", "0:1:1", *arguments)
         assert (outcome.code, outcome.out, outcome.err.count("\n")) == (1, "", 1)

@@ -244,7 +244,7 @@ def test_a_step_says_how_it_was_made(srup: Any, nearest: Path) -> None:
     [
         (("none.png",), 1, "none.png"),
         (("a.png", "--steps", "0"), 2, "--steps"),
-        (("a.png", "--at", "5"), 2, "'5' is no place; write it as 120,80"),
+        (("a.png", "--at", "5"), 2, "'5' is no place; write it as X,Y in pixels"),
         (("a.png", "--at", "110,5"), 1, "there is nothing at 110,5: the picture has 110 x 90 pixels"),
         (("a.png", "-m", "photo", "-m", "photo"), 2, "'photo' would name two rows"),
         (("a.png", "-m", "bicubic=photo"), 2, "'bicubic' would name two rows"),

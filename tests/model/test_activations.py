@@ -9,6 +9,7 @@ import torch
 from upscaler.errors import UserError
 from upscaler.model.activations import CHANNELS, chosen_layers, feature_maps
 from upscaler.model.compact import Compact
+from upscaler.model.residual import Residual
 from upscaler.model.rrdbnet import RRDBNet
 
 CPU = torch.device("cpu")
@@ -31,6 +32,13 @@ def test_layers_from_the_first_to_the_last(crop: Any) -> None:
     assert {len(maps) for maps in found.values()} == {CHANNELS}
     few = chosen_layers(rrdbnet(blocks=2))
     assert list(few) == ["first convolution", "RRDB 1 of 2", "RRDB 2 of 2", "convolution after the RRDBs"]
+
+
+def test_residual_blocks(crop: Any) -> None:
+    torch.manual_seed(0)
+    found = feature_maps(Residual(features=8, blocks=2), crop, CPU)
+    assert list(found) == ["first convolution", "block 1 of 2", "block 2 of 2", "convolution after the blocks"]
+    assert {len(maps) for maps in found.values()} == {8}
 
 
 def test_a_chain_of_convolutions(crop: Any) -> None:

@@ -17,7 +17,7 @@ from upscaler.images.files import Picture as PictureWithMetadata
 from upscaler.images.flights import Flight, Level
 from upscaler.images.metadata import fitting_icc
 from upscaler.images.resize import resize
-from upscaler.images.sheets import Picture, as_rgb, captioned, crops_sheet, framed, side_by_side
+from upscaler.images.sheets import Picture, as_rgb, captioned, crops_sheet, overview, side_by_side
 from upscaler.model.activations import FeatureMap
 from upscaler.model.sources import Pixels
 from upscaler.model.zooming import Course
@@ -102,15 +102,15 @@ class Album:
 
     def write_activations(self, method: str, crop: Pixels, maps: Mapping[str, Sequence[FeatureMap]]) -> None:
         """``activations.png`` in the method's folder: a row of feature maps for each layer."""
-        explained = "input. Above each map: its channel, standard deviation; in it: 1st percentile black, 99th white"
-        rows = [[(explained, _enlarged(as_rgb(crop)))]]
+        rows = [[("the first crop", _enlarged(as_rgb(crop)))]]
         for layer, found in maps.items():
             row = [
                 (f"{each.channel}: sd {each.deviation:.2g}", _enlarged(as_rgb(each.picture[..., None])))
                 for each in found
             ]
             rows.append([(layer, crops_sheet([row]))])
-        self._write(self.folder / self.names[method] / "activations.png", crops_sheet(rows))
+        title = f"{method}\nAbove each map: its channel, standard deviation; in it: 1st percentile black, 99th white"
+        self._write(self.folder / self.names[method] / "activations.png", crops_sheet(rows, title))
 
     def _path(self, method: str | None, step: int) -> Path:
         folder = self.folder / self.names[method] if method else self.folder
@@ -122,13 +122,12 @@ class Album:
         path.parent.mkdir(exist_ok=True)
         write_picture(path, PictureWithMetadata(shown, self._metadata), provenance=provenance)
         edge = min(_TILE, self.course.edge)
-        tile = resize(shown, edge, edge)
-        if step == len(self.course.cuts) - 1:
-            return tile
-        cut, scale = self.course.cuts[step + 1], edge / len(picture)
-        left, top = round(cut.left * scale), round(cut.top * scale)
-        inner = round(cut.edge * scale)
-        return framed(tile, (top, left, top + inner, left + inner))
+        tile, scale = resize(shown, edge, edge), edge / len(picture)
+        taken = []
+        for cut in self.course.cuts[step + 1 : step + 2]:
+            top, left, inner = (round(side * scale) for side in (cut.top, cut.left, cut.edge))
+            taken.append((top, left, top + inner, left + inner))
+        return overview(tile, taken, edge)
 
     def _read(self, method: str, step: int) -> Picture:
         return open_picture(self._path(method if step else None, step), trusted=True).read().pixels

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,7 @@ import typer
 
 from upscaler.cli.console import Console
 from upscaler.cli.labels import short_names
-from upscaler.cli.options import Debug, Device, Json, Memory, Numbers, Overwrite, Precision, parse_alpha
+from upscaler.cli.options import Debug, Device, Json, Memory, Numbers, Overwrite, Precision, parse_alpha, parse_place
 from upscaler.cli.sheets import check_free
 from upscaler.errors import UserError
 
@@ -50,14 +49,6 @@ def parse_sweep(text: str) -> list[float]:
         raise typer.BadParameter(f"{text!r} has {count} steps; {_MOST_STEPS} are the most that a sheet can show")
     # Without the digits that adding up tenths leaves behind.
     return [round(start + number * step, 9) + 0.0 for number in range(count)]
-
-
-def parse_place(text: str) -> tuple[int, int]:
-    """``X,Y`` in pixels."""
-    match = re.fullmatch(r"(\d+),(\d+)", text.strip())
-    if not match:
-        raise typer.BadParameter(f"{text!r} is no place; write it as X,Y in pixels, such as 120,80")
-    return int(match[1]), int(match[2])
 
 
 def interpolate(
@@ -126,7 +117,7 @@ def interpolate(
     ] = False,
     animation: Annotated[
         Path | None,
-        typer.Option("--animation", metavar="FILE.webp|.gif", help="Of the sweep. Without it: beside the sheet."),
+        typer.Option("--animation", metavar="FILE.webp|.gif|.mp4", help="Of the sweep. Without it: beside the sheet."),
     ] = None,
     device: Device = "auto",
     precision: Precision = Numbers.auto,

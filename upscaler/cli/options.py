@@ -62,6 +62,14 @@ def parse_size(text: str) -> tuple[int | None, int | None]:
     return int(match[1]) if match[1] else None, int(match[2]) if match[2] else None
 
 
+def parse_place(text: str) -> tuple[int, int]:
+    """``X,Y`` in pixels."""
+    match = re.fullmatch(r"(\d+),(\d+)", text.strip())
+    if not match:
+        raise typer.BadParameter(f"{text!r} is no place; write it as X,Y in pixels, such as 120,80")
+    return int(match[1]), int(match[2])
+
+
 class Numbers(StrEnum):
     """What ``--precision`` can be."""
 

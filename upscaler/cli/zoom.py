@@ -16,7 +16,7 @@ import typer
 from upscaler import __version__
 from upscaler.cli.console import Console
 from upscaler.cli.labels import labelled
-from upscaler.cli.options import Debug, Device, Json, Overwrite
+from upscaler.cli.options import Debug, Device, Json, Overwrite, parse_place
 from upscaler.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,14 +33,6 @@ class Animation(StrEnum):
     webp = "webp"
     gif = "gif"
     mp4 = "mp4"
-
-
-def parse_place(text: str) -> tuple[int, int]:
-    """``X,Y`` as two numbers."""
-    match = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*", text)
-    if not match:
-        raise typer.BadParameter(f"{text!r} is no place; write it as 120,80, in pixels from the left and from the top")
-    return int(match[1]), int(match[2])
 
 
 def zoom(

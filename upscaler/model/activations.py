@@ -16,6 +16,7 @@ from upscaler.errors import UserError
 from upscaler.images.sheets import Picture
 from upscaler.model.compact import Compact
 from upscaler.model.network import Network
+from upscaler.model.residual import Residual
 from upscaler.model.rrdbnet import RRDBNet
 from upscaler.model.sources import Pixels
 
@@ -48,14 +49,15 @@ def feature_maps(network: Network, pixels: Pixels, device: torch.device) -> dict
     The network runs once over the picture, in fp32, and its trunk only; of a layer nothing is kept but what is shown.
 
     Args:
-        network: an RRDBNet or Compact; it is copied, not changed.
+        network: an RRDBNet, Residual or Compact; it is copied, not changed.
         pixels: (H, W, 3), uint8 or uint16.
         device: where to compute.
 
     Returns:
-        By the layers' names, from the first to the last: of RRDBNet the first convolution, up to five RRDBs from the
-        first to the last, and the convolution after them; of Compact the activations after up to five convolutions
-        from the first to the last but one, and the last convolution. Eight maps each, or as many as there are.
+        By the layers' names, from the first to the last: of RRDBNet and Residual the first convolution, up to five
+        blocks from the first to the last, and the convolution after them; of Compact the activations after up to five
+        convolutions from the first to the last but one, and the last convolution. Eight maps each, or as many as
+        there are.
 
     Raises:
         UserError: another kind of network.
@@ -86,9 +88,12 @@ def feature_maps(network: Network, pixels: Pixels, device: torch.device) -> dict
 
 def chosen_layers(network: Network) -> dict[str, nn.Module]:
     """The layers that ``feature_maps`` shows, by what they are called there."""
-    if isinstance(network, RRDBNet):
-        blocks = {f"RRDB {index + 1} of {len(network.body)}": network.body[index] for index in _spread(network.body)}
-        return {"first convolution": network.conv_first, **blocks, "convolution after the RRDBs": network.conv_body}
+    if isinstance(network, RRDBNet | Residual):
+        kind, after = (
+            ("RRDB", network.conv_body) if isinstance(network, RRDBNet) else ("block", network.conv_after_body)
+        )
+        blocks = {f"{kind} {index + 1} of {len(network.body)}": network.body[index] for index in _spread(network.body)}
+        return {"first convolution": network.conv_first, **blocks, f"convolution after the {kind}s": after}
     if isinstance(network, Compact):
         chain = list(network.body)[1::2]
         inner = {f"activation {index + 1} of {len(chain)}": chain[index] for index in _spread(chain)}
