@@ -270,12 +270,24 @@ def test_a_small_picture_does_not_wait_for_compilation(monkeypatch: pytest.Monke
     machine = engine(Compact(), events)
     monkeypatch.setattr(winograd, "available", lambda: True)
     monkeypatch.setattr(winograd, "ready", lambda: False)
+    monkeypatch.setattr(winograd, "loaded", lambda: False)
     monkeypatch.setattr(winograd, "kernels", lambda: pytest.fail("kernels are compiled"))
     assert not planned(machine, 500, 500).accelerated
     assert events == []
     monkeypatch.setattr(winograd, "kernels", object)
     assert planned(machine, 2000, 2000).accelerated
     assert events == [Compiling()]
+
+
+def test_many_small_pictures_are_worth_what_a_large_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "available", lambda: True)
+    monkeypatch.setattr(winograd, "ready", lambda: True)
+    monkeypatch.setattr(winograd, "loaded", lambda: False)
+    monkeypatch.setattr(winograd, "kernels", object)
+    machine = engine(Compact())
+    accelerated = [planned(machine, 128, 128).accelerated for _ in range(20)]
+    assert accelerated == sorted(accelerated)
+    assert (accelerated[0], accelerated[-1]) == (False, True)
 
 
 def test_fast_convolutions_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:

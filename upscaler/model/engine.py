@@ -30,8 +30,8 @@ _TURNS: tuple[_Turn, ...] = tuple((h, v, t) for t in (False, True) for v in (Fal
 # The sum, one turned result and what turning it back leaves behind, measured.
 _TTA_COPIES = 3
 
-# Multiplications from which on fast convolutions on the CPU are worth the second in which their kernels are loaded, and
-# the ten in which they are compiled when they are needed for the first time.
+# Multiplications asked of an engine from which on fast convolutions on the CPU are worth the half second in which their
+# kernels are loaded, and the ten in which they are compiled when a user needs them for the first time.
 _WORTH_LOADING = 7e10
 _WORTH_COMPILING = 2e12
 # How many times less their multiplications take; beyond that, computing surroundings twice costs more.
@@ -88,6 +88,7 @@ class Engine:
         self.turns = _TURNS if tta else _TURNS[:1]
         self.notify = notify
         self._placed: dict[torch.dtype, Network] = {}
+        self._asked = 0.0
         self._accelerated = accelerated(network, lambda operations: notify(Worked(operations)))
 
     def plan(
@@ -128,8 +129,8 @@ class Engine:
         if dtype != torch.float32 or self.device.type != "cpu" or not winograd.available():
             return False
         network = self.network
-        operations = pixels / network.unshuffle**2 * (network.trunk_operations + network.head_operations)
-        if operations < (_WORTH_LOADING if winograd.ready() else _WORTH_COMPILING):
+        self._asked += pixels / network.unshuffle**2 * (network.trunk_operations + network.head_operations)
+        if self._asked < (_WORTH_LOADING if winograd.ready() else _WORTH_COMPILING) and not winograd.loaded():
             return False
         if not winograd.ready():
             self.notify(Compiling())

@@ -64,6 +64,11 @@ def ready() -> bool:
     return available() and _mark().exists()
 
 
+def loaded() -> bool:
+    """Whether this process has loaded or compiled the kernels already."""
+    return kernels.cache_info().currsize > 0
+
+
 @cache
 def _numba_version() -> str:
     try:
