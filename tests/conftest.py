@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -130,6 +130,8 @@ class Gpu(TorchDispatchMode):  # type: ignore[no-untyped-call]
             finally:
                 super().__exit__(None, None, None)  # type: ignore[no-untyped-call]
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if func is aten._to_copy.default and kwargs.get("device") == torch.device("meta"):
+            kwargs = kwargs | {"device": DEVICE}  # to another tensor's device, as C++ sees it
         device = kwargs.get("device")
         if not any(isinstance(tensor, FakeTensor) for tensor in tensors) and (device is None or device.type != "cuda"):
             return self._on_the_host(func, args, kwargs)
@@ -167,8 +169,8 @@ class Gpu(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if name in PRODUCTS:
             (dtype,) = {tensor.dtype for tensor in tensors}
             self.products[name, dtype] += 1
-        if isinstance(drawn := kwargs.get("generator"), Seeded):
-            assert drawn.of == self.device
+        if (generator := kwargs.get("generator")) is not None:
+            assert generator.initial_seed() in Seeded.on_the_gpu, f"{func} draws from a generator of the CPU"
         if func is aten._fused_sgd_.default:  # it gives nothing back, and PyTorch cannot fake it
             assert all(isinstance(tensor, FakeTensor) for tensor in tensors)
             return None
@@ -241,9 +243,17 @@ class Stream:
 class Seeded(Generator):
     """A generator on a GPU, which PyTorch without CUDA does not have."""
 
+    on_the_gpu: ClassVar[set[int]] = set()
+    """Seeds, by which generators are known again: dispatch hands them on as new objects."""
+    _device: torch.device
+
     def __new__(cls, device: torch.device) -> Seeded:
         made = super().__new__(cls)
-        made.of = device
+        made._device = device
         return made
 
-    of: torch.device
+    def manual_seed(self, seed: int) -> Seeded:
+        if self._device == DEVICE:
+            self.on_the_gpu.add(seed)
+        super().manual_seed(seed)
+        return self

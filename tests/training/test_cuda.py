@@ -23,6 +23,7 @@ from upscaler.training.config import Stage
 from upscaler.training.degradation import PRESETS, find_preset
 from upscaler.training.discriminators import build_discriminator
 from upscaler.training.layering import load_config
+from upscaler.training.measuring import gradient_sizes
 from upscaler.training.pairs import Batch
 from upscaler.training.perceptual import VGGFeatures
 from upscaler.training.players import judging, make_discriminator, placed
@@ -146,6 +147,17 @@ def test_a_step_with_lr_made_on_the_device(gpu: Any) -> None:
     go(gpu, stage(*GANS["unet"]), "realesrgan")
 
 
+def test_a_term_that_does_not_depend_on_the_pictures(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("upscaler.training.steps.pixel_loss", lambda _, fake, target: (fake - target).mean().detach())
+    go(gpu, stage())
+
+
+def test_a_network_without_gradients(gpu: Any) -> None:
+    with gpu:
+        sizes = gradient_sizes("generator", Compact(features=4, convolutions=1).to(gpu.device))
+        assert {size.device for size in sizes.values()} == {gpu.device}
+
+
 def test_constants_are_sent_once(gpu: Any) -> None:
     with gpu:
         hr = torch.rand(1, 3, 32, 32, device=gpu.device)
@@ -196,8 +208,10 @@ def test_precisions_of_a_step_on_the_cpu(kind: str | None, precision: str, monke
     chosen = stage(*GANS.get(kind or "", ()), "data.sharpen=false", f"engine.precision={precision}", last=bool(kind))
     monkeypatch.setenv("SRUP_WINOGRAD", "0")
     steps, source = make(chosen, torch.device("cpu")), batches(lr=True)
+    measured: list[Tensor] = []
+    monkeypatch.setattr(steps.meter, "add", lambda _, value: measured.append(value))
     with Watch() as watch:
         steps.make(source, watch=True, histograms=True)
     expected = {PRECISIONS[precision]} | ({torch.float32} if kind in PENALISED else set())
     assert {dtype for name, dtype in watch.products if "convolution" in name} == expected
-    assert {tensor.dtype for tensor in lasting(steps)} == {torch.float32}
+    assert {tensor.dtype for tensor in (*lasting(steps), *measured)} == {torch.float32}
