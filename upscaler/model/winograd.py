@@ -221,6 +221,7 @@ def convolve(
     *,
     doubling: int = 0,
     base: _Floats = NOTHING,
+    out: Tensor | None = None,
 ) -> Tensor:
     """``base + activation(convolution + bias)`` as a tensor (N, channels, H, W) in channels_last.
 
@@ -232,11 +233,13 @@ def convolve(
         channels: of the output.
         doubling: 1 to enlarge ``x`` twice by nearest neighbour before it is convolved.
         base: (N, H, W, channels).
+        out: takes the result, in channels_last; it may be what ``base`` is of, but not what ``x`` is of. New memory
+            costs more than is seen here: the system fills it with zeros first.
     """
     use, threads = shared_out()
     n, height, width = x.shape[0], x.shape[1] << doubling, x.shape[2] << doubling
     # No view of anything: what follows in a network may work in place on it.
-    y = torch.empty((n, channels, height, width), memory_format=torch.channels_last)
+    y = torch.empty((n, channels, height, width), memory_format=torch.channels_last) if out is None else out
     v = WORKSPACE.floats("inputs", threads, PLACES, _GROUP + 1, u.shape[2])
     tiles, m, one = n * tiles_of(height, width), products(len(bias)), np.float32(1)
     use.convolve(x, doubling, 0, tiles, v, 0, False, u, m, bias, slope, base, one, y.permute(0, 2, 3, 1).numpy())

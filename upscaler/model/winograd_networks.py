@@ -130,8 +130,11 @@ class Convolution:
             winograd.padded(slopes, outputs, 1),
         )
 
-    def __call__(self, x: Tensor, base: Tensor | None = None) -> Tensor:
-        """(N, I, H, W) to (N, O, H, W), added to ``base`` where there is one."""
+    def __call__(self, x: Tensor, base: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+        """(N, I, H, W) to (N, O, H, W), added to ``base`` where there is one.
+
+        ``out`` is memory for the result, for which see ``winograd.convolve``; what PyTorch computes does without.
+        """
         if self.fast:
             y = winograd.convolve(
                 winograd.pixels(x),
@@ -139,10 +142,11 @@ class Convolution:
                 self.module.out_channels,
                 doubling=int(self.doubling),
                 base=winograd.NOTHING if base is None else winograd.pixels(base),
+                out=out,
             )
         else:
             x = F.interpolate(x, scale_factor=2, mode="nearest") if self.doubling else x
-            y = self.module(x)
+            y = self.module(x).contiguous(memory_format=torch.channels_last)
             y = F.prelu(y, self.slope) if isinstance(self.slope, Tensor) else F.leaky_relu_(y, self.slope)
             y = y if base is None else y + base
         positions = x if isinstance(self.module, nn.ConvTranspose2d) else y
@@ -166,10 +170,12 @@ class AcceleratedCompact(Accelerated):
         self.head_floats = network.head_floats
 
     def features(self, x: Tensor) -> Tensor:
-        y = x
-        for convolution in self._convolutions[:-1]:
-            y = convolution(y)
-        return self._convolutions[-1](y, base=_nearest(x, self.scale))
+        first, *hidden, last = self._convolutions
+        y, spare = first(x), None
+        for convolution in hidden:
+            y, spare = convolution(y, out=spare), y
+        del spare
+        return last(y, base=_nearest(x, self.scale))
 
     def reconstruct(self, f: Tensor) -> Tensor:
         return F.pixel_shuffle(f, self.scale)
@@ -193,12 +199,12 @@ class AcceleratedResidual(Accelerated):
         self.head_floats = network.head_floats
 
     def features(self, x: Tensor) -> Tensor:
-        deep = shallow = self._first(x)
+        shallow = self._first(x)
+        deep, middle = shallow.clone(), None
         for first, second in self._blocks:
-            deep = second(first(deep), base=deep)
-        deep = self._body(deep, base=shallow)
-        del shallow
-        return self._last(deep, base=_nearest(x, self.scale))
+            middle = first(deep, out=middle)
+            deep = second(middle, base=deep, out=deep)
+        return self._last(self._body(deep, base=shallow, out=shallow), base=_nearest(x, self.scale))
 
     def reconstruct(self, f: Tensor) -> Tensor:
         return F.pixel_shuffle(f, self.scale)
