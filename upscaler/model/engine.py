@@ -20,12 +20,9 @@ from upscaler.model import winograd
 from upscaler.model.device import is_out_of_memory
 from upscaler.model.network import Network
 from upscaler.model.tiles import Box, NoPlanError, Plan, make_plan
+from upscaler.model.turns import TURNS, Turn, turned, turned_back, turned_box
 from upscaler.model.winograd_networks import accelerated
 from upscaler.transfers import Leaving, sent
-
-# Flips and transpositions of a square: none, left-right, up-down, both; each also transposed.
-_Turn = tuple[bool, bool, bool]
-_TURNS: tuple[_Turn, ...] = tuple((h, v, t) for t in (False, True) for v in (False, True) for h in (False, True))
 
 # The sum, one turned result and what turning it back leaves behind, measured.
 _TTA_COPIES = 3
@@ -85,7 +82,7 @@ class Engine:
     def __init__(self, network: Network, *, device: torch.device, tta: bool, notify: Notify) -> None:
         self.network = network
         self.device = device
-        self.turns = _TURNS if tta else _TURNS[:1]
+        self.turns = TURNS if tta else TURNS[:1]
         self.notify = notify
         self._placed: dict[torch.dtype, Network] = {}
         self._asked = 0.0
@@ -253,9 +250,9 @@ class Engine:
         """(3, h * scale, w * scale), float32 on the device."""
         network = self._accelerated if plan.accelerated and self._accelerated else self._network_in(dtype)
 
-        def result(turn: _Turn) -> Tensor:
-            turned = _turn(x, turn).contiguous(memory_format=torch.channels_last)
-            return _turn_back(_enlarged(network, turned, _turned_box(box, outer, turn), plan.head_rows), turn)
+        def result(turn: Turn) -> Tensor:
+            laid = turned(x, turn).contiguous(memory_format=torch.channels_last)
+            return turned_back(_enlarged(network, laid, turned_box(box, outer, turn), plan.head_rows), turn)
 
         # On NVIDIA GPUs convolutions in fp32 have the precision of TF32, 11 bits, unless told otherwise.
         full = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
@@ -324,29 +321,3 @@ def _enlarged(network: Network, x: Tensor, core: Box, head_rows: int) -> Tensor:
         rows, columns = band.inside(outer, factor)
         out[:, (band.top - core.top) * factor : (band.bottom - core.top) * factor] = large[0, :, rows, columns]
     return out
-
-
-def _turn(x: Tensor, turn: _Turn) -> Tensor:
-    across, down, transposed = turn
-    x = x.flip(-1) if across else x
-    x = x.flip(-2) if down else x
-    return x.transpose(-1, -2) if transposed else x
-
-
-def _turn_back(x: Tensor, turn: _Turn) -> Tensor:
-    across, down, transposed = turn
-    x = x.transpose(-1, -2) if transposed else x
-    x = x.flip(-2) if down else x
-    return x.flip(-1) if across else x
-
-
-def _turned_box(box: Box, outer: Box, turn: _Turn) -> Box:
-    """Where the core lies in its turned surroundings."""
-    across, down, transposed = turn
-    rows, columns = box.inside(outer)
-    top, bottom, left, right = rows.start, rows.stop, columns.start, columns.stop
-    if across:
-        left, right = outer.width - right, outer.width - left
-    if down:
-        top, bottom = outer.height - bottom, outer.height - top
-    return Box(left, right, top, bottom) if transposed else Box(top, bottom, left, right)
