@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from upscaler.model import winograd
+from upscaler.model import winograd, winograd_training
 from upscaler.model.compact import Compact
 from upscaler.model.rrdbnet import RRDBNet
 from upscaler.model.winograd_networks import accelerated
@@ -71,7 +71,7 @@ def training(name: str, make: Callable[[], nn.Module], batch: int, edge: int, ro
     torch.manual_seed(0)
     network = make().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     fast = copy.deepcopy(network)
-    winograd.accelerate(fast)
+    winograd_training.accelerate(fast)
     x, target = laid(torch.rand(batch, 3, edge, edge)), laid(torch.rand(batch, 3, 4 * edge, 4 * edge))
 
     def step(model: nn.Module) -> Callable[[], None]:

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from upscaler.model import winograd
+from upscaler.model import winograd, winograd_training
 from upscaler.model.compact import Compact
 from upscaler.model.residual import Residual
 from upscaler.model.rrdbnet import RRDBNet
-from upscaler.model.winograd import WinogradConvolution
 from upscaler.model.winograd_networks import accelerated
+from upscaler.model.winograd_training import WinogradConvolution
 
 # Of results in float32 against float64: the transforms multiply rounding errors of the products by up to 100.
 ABSOLUTE, RELATIVE = 5e-6, 1e-4
@@ -178,7 +178,7 @@ def test_a_network_is_accelerated_in_place(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(winograd, "convolve", convolve)
     plain = small()
     fast = copy.deepcopy(plain)
-    winograd.accelerate(fast)
+    winograd_training.accelerate(fast)
     fast = copy.deepcopy(fast)
     assert list(fast.state_dict()) == list(plain.state_dict())
     x = torch.rand(6, 20, 40, 40)
@@ -197,10 +197,10 @@ def test_what_suits_not_is_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> N
     kinds: list[dict[str, Any]] = [{"stride": 2}, {"padding": 0}, {"dilation": 2}, {"groups": 2}]
     for kind in [*kinds, {"padding_mode": "reflect"}, {"kernel_size": 5}]:
         convolution = nn.Conv2d(16, 16, **({"kernel_size": 3, "padding": 1} | kind))
-        winograd.accelerate(convolution)
+        winograd_training.accelerate(convolution)
         convolution(torch.rand(1, 16, 60, 60))
     convolution = nn.Conv2d(16, 16, 3, padding=1)
-    winograd.accelerate(convolution)
+    winograd_training.accelerate(convolution)
     convolution(torch.rand(1, 16, 8, 8))  # too few tiles to gain
     with torch.autocast("cpu", torch.bfloat16):
         assert convolution(torch.rand(1, 16, 60, 60)).dtype == torch.bfloat16
@@ -218,7 +218,7 @@ def test_without_numba_everything_is_left_to_pytorch(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(winograd, "convolve", lambda *_, **__: pytest.fail("computed"))
     assert not winograd.available()
     network = small()
-    winograd.accelerate(network)
+    winograd_training.accelerate(network)
     network(torch.rand(1, 20, 60, 60))
 
 

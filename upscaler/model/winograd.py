@@ -1,4 +1,4 @@
-"""Fast 3x3 convolutions on the CPU: Winograd's F(4x4, 3x3), forward and backward.
+"""Fast 3x3 convolutions on the CPU: Winograd's F(4x4, 3x3).
 
 Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2015 (arXiv:1509.09308): a tile of 4 x 4 results
 takes 36 multiplications for each pair of channels in place of 144. The kernels are compiled by numba and share
@@ -17,7 +17,6 @@ from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -34,8 +33,6 @@ PLACES = 36
 _KERNELS = "upscaler.model.winograd_kernels"
 FEWEST_CHANNELS = 12
 """With fewer, PyTorch's own convolutions are faster: most of the sixteen channels would be zeros."""
-# In training with fewer, likewise: every step transforms the weights, which costs as much as some 64 tiles.
-_FEWEST_TILES = 128
 # Tiles that a thread works on at a time: what is transformed is still in its cache when it is multiplied. Of either
 # number of ``ROWS`` a multiple.
 _GROUP = 24
@@ -260,55 +257,6 @@ def weight_gradient(x: _Floats, dy: _Floats) -> Tensor:
     return dw[:, :, :inputs, :outputs].permute(3, 2, 0, 1).contiguous()
 
 
-class WinogradConvolution(torch.autograd.Function):
-    """A 3x3 convolution of stride 1 and padding 1, with all its gradients.
-
-    Gradients that are to be differentiated again are computed by PyTorch's own convolutions.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.has_bias = bias is not None
-        outputs = weight.shape[0]
-        no_slope = padded(None, outputs, 1)
-        return convolve(pixels(x), transformed(weight.detach()).numpy(), padded(bias, outputs, 0), no_slope, outputs)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Any:
-        x, weight = ctx.saved_tensors
-        outputs, inputs = weight.shape[:2]
-        wanted = ctx.needs_input_grad
-        if torch.is_grad_enabled():
-            sizes = [outputs] if ctx.has_bias else [0]
-            ones = [1, 1]
-            return torch.ops.aten.convolution_backward(dy, x, weight, sizes, ones, ones, ones, False, [0, 0], 1, wanted)
-        gradient = pixels(dy)
-        dx = dw = db = None
-        if wanted[0]:
-            # The convolution by which dy becomes dx has the kernels turned by half and the channels exchanged.
-            u = transformed(weight.flip(2, 3).transpose(0, 1)).numpy()
-            dx = convolve(gradient, u, padded(None, inputs, 0), padded(None, inputs, 1), inputs)
-        if wanted[1]:
-            dw = weight_gradient(pixels(x), gradient)
-        if wanted[2]:
-            db = dy.sum((0, 2, 3))
-        return dx, dw, db
-
-
-def accelerate(network: nn.Module) -> None:
-    """Make the 3x3 convolutions of a network that is trained on the CPU use ``WinogradConvolution``.
-
-    Modules, parameters and their names stay as they are. Calls with other tensors, as under autocast or on another
-    device, and those that would not gain are PyTorch's own, and all of them are where this is not available.
-    """
-    if not usable():
-        return
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d) and suits(module):
-            module._conv_forward = MethodType(_forward, module)  # type: ignore[method-assign]
-
-
 def suits(convolution: nn.Conv2d) -> bool:
     """Whether it is of the kind that is computed here: 3x3, stride 1, padding 1 with zeros, one group."""
     return (
@@ -319,14 +267,3 @@ def suits(convolution: nn.Conv2d) -> bool:
         and convolution.groups == 1
         and convolution.padding_mode == "zeros"
     )
-
-
-def _forward(module: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    plain = type(x) is Tensor and x.device.type == "cpu" and x.dtype == torch.float32 and x.dim() == 4
-    tiles = x.shape[0] * tiles_of(*x.shape[-2:])
-    gains = tiles >= _FEWEST_TILES and min(weight.shape[:2]) >= FEWEST_CHANNELS
-    if not plain or not gains or torch.is_autocast_enabled("cpu"):
-        direct: Tensor = nn.Conv2d._conv_forward(module, x, weight, bias)
-        return direct
-    fast: Tensor = WinogradConvolution.apply(x, weight, bias)  # type: ignore[no-untyped-call]
-    return fast

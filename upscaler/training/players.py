@@ -14,7 +14,7 @@ from torch._functorch import config as functorch_config
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 
 from upscaler.errors import UserError
-from upscaler.model import winograd
+from upscaler.model import winograd_training
 from upscaler.model.layouts import NETWORKS, Built
 from upscaler.model.rrdbnet import RRDB
 from upscaler.model.web import Progress
@@ -147,7 +147,7 @@ def _lay_out(network: nn.Module, engine: Engine, device: torch.device) -> None:
     """Move a network to its device, where its convolutions are as fast as the engine lets them be."""
     network.to(device, memory_format=torch.channels_last if engine.channels_last else torch.preserve_format)  # type: ignore[call-overload]
     if device.type == "cpu" and not engine.compile:
-        winograd.accelerate(network)
+        winograd_training.accelerate(network)
 
 
 def _check_settings(kind: type[Generator], settings: Mapping[str, Any]) -> None:
