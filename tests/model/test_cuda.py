@@ -13,7 +13,8 @@ import torch
 
 from upscaler.images.rows import Rows
 from upscaler.model.compact import Compact
-from upscaler.model.engine import Engine, Event, Redone
+from upscaler.model.engine import Engine
+from upscaler.model.events import Event, Redone
 from upscaler.model.rrdbnet import RRDBNet
 from upscaler.model.tiles import make_plan
 from upscaler.transfers import Leaving

@@ -12,7 +12,8 @@ from upscaler.images.rows import FloatArray, Rows
 from upscaler.model import engine as engine_module
 from upscaler.model import winograd
 from upscaler.model.compact import Compact
-from upscaler.model.engine import Compiling, Engine, Event, Redone, Shrunk, Worked
+from upscaler.model.engine import Engine
+from upscaler.model.events import Compiling, Event, Redone, Shrunk, Worked
 from upscaler.model.residual import Residual
 from upscaler.model.rrdbnet import RRDBNet
 from upscaler.model.tiles import make_plan

@@ -16,8 +16,8 @@ from upscaler.images.metrics import luma, psnr, ssim
 from upscaler.images.partners import Case, Failed, find_cases
 from upscaler.images.resize import resize
 from upscaler.model.compact import Compact
-from upscaler.model.engine import Event, Worked
 from upscaler.model.evaluation import BICUBIC, Measured, Scores, Started, average, evaluate, measure
+from upscaler.model.events import Event, Worked
 from upscaler.model.upscaler import Upscaler
 
 

@@ -5,22 +5,22 @@ from __future__ import annotations
 import time
 
 from upscaler.cli.console import Console, Progress, duration
-from upscaler.model import batch, engine
+from upscaler.model import batch, events
 from upscaler.model.upscaler import Estimate
 
 _JSON_INTERVAL = 1.0
 
 
-def tell(console: Console, name: str, event: engine.Redone | engine.Shrunk | engine.Compiling) -> None:
+def tell(console: Console, name: str, event: events.Redone | events.Shrunk | events.Compiling) -> None:
     """Say what happened while a picture was computed."""
-    if isinstance(event, engine.Redone):
+    if isinstance(event, events.Redone):
         box = event.box
         console.warning(
             f"{name}: the tile at {box.left}, {box.top} came out with values that are not numbers "
             "and was computed again in fp32",
             input=name,
         )
-    elif isinstance(event, engine.Shrunk):
+    elif isinstance(event, events.Shrunk):
         tile = f"{event.plan.tile_width} x {event.plan.tile_height}"
         console.warning(f"{name}: memory ran out; going on with tiles of {tile}", input=name)
     else:
@@ -52,9 +52,9 @@ class BatchDisplay:
         self._operations, self._wanted, self._megapixels_before = 0.0, estimate.operations * samples, 0.0
         self._megapixels, self._name = samples * estimate.width * estimate.height / 1e6, name
 
-    def engine(self, event: engine.Event) -> None:
+    def engine(self, event: events.Event) -> None:
         """Something happened inside a picture."""
-        if isinstance(event, engine.Worked):
+        if isinstance(event, events.Worked):
             self._operations += event.operations
             self._show()
         else:

@@ -16,8 +16,8 @@ from upscaler.errors import UserError
 
 if TYPE_CHECKING:
     from upscaler.images.partners import Case
-    from upscaler.model.engine import Event
     from upscaler.model.evaluation import Measured
+    from upscaler.model.events import Event
     from upscaler.model.upscaler import Upscaler
 
 _SCALE = 4
@@ -176,7 +176,7 @@ class _Display:
 
     def engine(self, event: Event) -> None:
         from upscaler.cli.display import tell
-        from upscaler.model.engine import Worked
+        from upscaler.model.events import Worked
 
         if isinstance(event, Worked):
             self._operations += event.operations

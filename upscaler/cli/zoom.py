@@ -168,7 +168,7 @@ class _Model:
 def _load(console: Console, named: Mapping[str, str], device: str) -> dict[str, _Model]:
     from upscaler.cli.display import tell
     from upscaler.cli.loading import load_model, parted_alpha
-    from upscaler.model.engine import Event, Worked
+    from upscaler.model.events import Event, Worked
     from upscaler.model.upscaler import Upscaler
     from upscaler.model.weights import build_network
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from math import ceil
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from upscaler.errors import UserError
 from upscaler.images.rows import FloatArray, Rows
 from upscaler.model import winograd
 from upscaler.model.device import is_out_of_memory
+from upscaler.model.events import Compiling, Notify, Redone, Shrunk, Worked
 from upscaler.model.network import Network
 from upscaler.model.tiles import Box, NoPlanError, Plan, make_plan
 from upscaler.model.turns import TURNS, Turn, turned, turned_back, turned_box
@@ -33,36 +34,6 @@ _WORTH_LOADING = 7e10
 _WORTH_COMPILING = 2e12
 # How many times less their multiplications take; beyond that, computing surroundings twice costs more.
 _ACCELERATION = 2.5
-
-
-@dataclass(frozen=True)
-class Worked:
-    """Multiplications done since the last such event."""
-
-    operations: float
-
-
-@dataclass(frozen=True)
-class Redone:
-    """A tile came out with NaN or infinite values and was computed again in fp32."""
-
-    box: Box
-
-
-@dataclass(frozen=True)
-class Shrunk:
-    """Memory ran out; the rest of the picture goes on in smaller tiles."""
-
-    plan: Plan
-
-
-@dataclass(frozen=True)
-class Compiling:
-    """The kernels of fast convolutions are being compiled for this CPU, which is done once."""
-
-
-Event = Worked | Redone | Shrunk | Compiling
-Notify = Callable[[Event], None]
 
 
 class NotFiniteError(UserError):

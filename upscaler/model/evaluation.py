@@ -65,7 +65,7 @@ class Started:
 
     case: Case
     operations: float
-    """Multiplications that the models will tell of, as ``engine.Worked``, before the picture is done."""
+    """Multiplications that the models will tell of, as ``events.Worked``, before the picture is done."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from upscaler.errors import UserError
 from upscaler.images.colour import MATCHED_ROWS, matched
 from upscaler.images.rows import Rows, band_rows, resized
 from upscaler.model.device import choose_device, choose_precision, memory_budget, resident_memory, return_freed_memory
-from upscaler.model.engine import Engine, Event
+from upscaler.model.engine import Engine
+from upscaler.model.events import Event
 from upscaler.model.network import Network
 from upscaler.model.sources import Pixels, PixelSource, Source, colours, opacity, quantised
 from upscaler.model.tiles import NoPlanError, Plan, megabytes
