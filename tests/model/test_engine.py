@@ -294,3 +294,13 @@ def test_many_small_pictures_are_worth_what_a_large_one_is(monkeypatch: pytest.M
 def test_fast_convolutions_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SRUP_WINOGRAD", "0")
     assert not planned(engine(Compact()), 2000, 2000).accelerated
+
+
+@pytest.mark.usefixtures("eager")
+def test_the_plan_has_memory_for_kernels_that_are_not_loaded_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans = []
+    for loaded in (True, False):
+        monkeypatch.setattr(winograd, "loaded", lambda loaded=loaded: loaded)
+        plans.append(planned(engine(Compact()), 64, 64))
+    assert plans[1].accelerated
+    assert plans[1].memory - plans[0].memory == winograd.KERNEL_BYTES

@@ -57,6 +57,8 @@ class Engine:
         self.notify = notify
         self._placed: dict[torch.dtype, Network] = {}
         self._asked = 0.0
+        # What was held before, and is no part of a plan, has them in it where they are there.
+        self._kernel_bytes = 0 if winograd.loaded() else winograd.KERNEL_BYTES
         self._accelerated = accelerated(network, lambda operations: notify(Worked(operations)))
 
     def plan(
@@ -82,7 +84,7 @@ class Engine:
         fast = self._accelerated
         if fast is None or not self._accelerates(dtype, height * width):
             return planned(self.network)
-        held = 4 * (fast.weight_floats + fast.workspace_floats(ceil(width / fast.unshuffle)))
+        held = 4 * (fast.weight_floats + fast.workspace_floats(ceil(width / fast.unshuffle))) + self._kernel_bytes
         try:
             plan = replace(planned(fast, held=held), accelerated=True)
         except NoPlanError:

@@ -43,6 +43,8 @@ _G = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], 
 )
 # A 3 x 3 kernel's nine numbers to the 36 of G g G^T.
 _GG = torch.kron(_G, _G)
+KERNEL_BYTES = 130_000_000
+"""What a process holds of numba and the kernels once they are loaded, measured."""
 NOTHING = np.empty((0, 0, 0, 0), np.float32)
 
 
