@@ -13,6 +13,7 @@ from upscaler.cli.scores import entry
 from upscaler.cli.sheets import check_free
 from upscaler.cli.tables import cell
 from upscaler.errors import UserError
+from upscaler.images import SAMPLE
 from upscaler.images.animations import check_animation, pace, write_animation
 from upscaler.images.files import Metadata, check_output, open_picture, write_picture
 from upscaler.images.files import Picture as PictureWithMetadata
@@ -28,7 +29,6 @@ from upscaler.model.weights import Weights, build_network
 if TYPE_CHECKING:
     from rich.table import Table
 
-_SAMPLE = Path(__file__).parents[1] / "images" / "sample.png"
 _COLUMN, _ENLARGED = 320, 2
 """Pixels across a column of the sheet, and how often its details repeat each pixel."""
 _COLUMNS: tuple[tuple[str, Callable[[Reading], float | None], str], ...] = (
@@ -55,7 +55,7 @@ class Sweep:
     @property
     def source(self) -> Path:
         """The picture that the sweep is over, small or at full size."""
-        return self.picture or self.reference or _SAMPLE
+        return self.picture or self.reference or SAMPLE
 
     @property
     def sheet(self) -> Path:

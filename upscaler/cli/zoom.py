@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +17,7 @@ from upscaler.cli.console import Console
 from upscaler.cli.labels import labelled
 from upscaler.cli.options import Debug, Device, Json, Overwrite, parse_place
 from upscaler.errors import UserError
+from upscaler.images import SAMPLE
 
 if TYPE_CHECKING:
     from upscaler.cli.album import Album
@@ -94,7 +94,7 @@ def zoom(
     console = Console(json=json)
     _, named = labelled([], model or ["photo"], _BICUBIC)
     folders = _folders([_BICUBIC, *named])
-    source = picture or Path(str(files("upscaler.images") / "sample.png"))
+    source = picture or SAMPLE
     output = output or (source.with_name(f"{source.stem}-zoom") if picture else Path("sample-zoom"))
     _check_output(output, source, overwrite=overwrite)
 

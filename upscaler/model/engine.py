@@ -44,7 +44,8 @@ class Engine:
     """A network on a device.
 
     Args:
-        network: an ``nn.Module`` that keeps the ``Network`` protocol; it is copied, not changed.
+        network: an ``nn.Module`` that keeps the ``Network`` protocol. It is not changed here, and must not be elsewhere:
+            it is copied at the first use.
         device: where it computes.
         tta: average the results of all eight flips and rotations (test-time augmentation).
         notify: told of every event.
@@ -59,7 +60,9 @@ class Engine:
         self._asked = 0.0
         # What was held before, and is no part of a plan, has them in it where they are there.
         self._kernel_bytes = 0 if winograd.loaded() else winograd.KERNEL_BYTES
-        self._accelerated = accelerated(network, lambda operations: notify(Worked(operations)))
+        self._accelerated = (
+            accelerated(network, lambda operations: notify(Worked(operations))) if device.type == "cpu" else None
+        )
 
     def plan(
         self, height: int, width: int, *, dtype: torch.dtype, budget: int, tile: int | Literal["auto", "whole"]
@@ -96,7 +99,7 @@ class Engine:
 
     def _accelerates(self, dtype: torch.dtype, pixels: int) -> bool:
         """Whether fast convolutions are to be had and worth having for a picture."""
-        if dtype != torch.float32 or self.device.type != "cpu" or not winograd.available():
+        if dtype != torch.float32 or not winograd.available():
             return False
         network = self.network
         self._asked += pixels / network.unshuffle**2 * (network.trunk_operations + network.head_operations)

@@ -14,7 +14,18 @@ from upscaler.model.residual import Residual, ResidualBlock
 from upscaler.model.winograd_layers import Accelerated, Convolution, Worked
 
 
-class AcceleratedCompact(Accelerated):
+class _Chain(Accelerated):
+    """A network whose head only unfolds the picture."""
+
+    def __init__(self, network: Compact | Residual) -> None:
+        super().__init__(network)
+        self.head_floats = network.head_floats
+
+    def reconstruct(self, f: Tensor) -> Tensor:
+        return F.pixel_shuffle(f, self.scale)
+
+
+class AcceleratedCompact(_Chain):
     """``Compact``."""
 
     def __init__(self, network: Compact, worked: Worked) -> None:
@@ -27,7 +38,6 @@ class AcceleratedCompact(Accelerated):
         # The input and output of a layer; at the end also the picture folded into channels.
         features, folded = network.settings()["features"], network.feature_floats
         self.trunk_floats = self.channels + max(2 * features, features + 2 * folded)
-        self.head_floats = network.head_floats
 
     def features(self, x: Tensor) -> Tensor:
         first, *hidden, last = self._convolutions
@@ -37,11 +47,8 @@ class AcceleratedCompact(Accelerated):
         del spare
         return last(y, base=_nearest(x, self.scale))
 
-    def reconstruct(self, f: Tensor) -> Tensor:
-        return F.pixel_shuffle(f, self.scale)
 
-
-class AcceleratedResidual(Accelerated):
+class AcceleratedResidual(_Chain):
     """``Residual``."""
 
     def __init__(self, network: Residual, worked: Worked) -> None:
@@ -56,7 +63,6 @@ class AcceleratedResidual(Accelerated):
         features, folded = network.settings()["features"], network.feature_floats
         # The trunk's skip, a block's input, middle and output; at the end the picture folded into channels, twice.
         self.trunk_floats = self.channels + max(4 * features, features + 2 * folded)
-        self.head_floats = network.head_floats
 
     def features(self, x: Tensor) -> Tensor:
         shallow = self._first(x)
@@ -65,9 +71,6 @@ class AcceleratedResidual(Accelerated):
             middle = first(deep, out=middle)
             deep = second(middle, base=deep, out=deep)
         return self._last(self._body(deep, base=shallow, out=shallow), base=_nearest(x, self.scale))
-
-    def reconstruct(self, f: Tensor) -> Tensor:
-        return F.pixel_shuffle(f, self.scale)
 
 
 def _nearest(x: Tensor, scale: int) -> Tensor:

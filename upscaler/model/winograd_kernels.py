@@ -189,7 +189,7 @@ def convolve(
             the places of a tile from lying in the same few lines of the cache.
         bias: (O,).
         slope: (O,), by which negative values are multiplied; 1 is no activation.
-        base: of the shape of ``y``, but not the same; without elements, nothing is added to.
+        base: of the shape of ``y``, or ``y`` itself; without elements, nothing is added to.
         factor: on what is added to ``base``.
         y: (N, H, W, up to O), of which these tiles are filled.
     """

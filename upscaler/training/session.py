@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -129,6 +130,7 @@ def _train(
 ) -> Finished:
     folder = order.folder
     recorder: Recorder | None = None
+    alone = partial(alone_in, folder.path, f"another srup train is at work in {folder.path}")
 
     def tell(event: Event | Stepped) -> None:
         if recorder is not None and not isinstance(event, Stepped):
@@ -139,7 +141,7 @@ def _train(
         if processes.first and not resume:
             check_fresh(folder)
         elif processes.first:
-            stack.enter_context(alone_in(folder.path, f"another srup train is at work in {folder.path}"))
+            stack.enter_context(alone())
         run = Run(order, processes, asked, tell, progress)
         step = run.resume() if resume else None
         if step == 0 and Origin.read(folder).init:
@@ -169,7 +171,7 @@ def _train(
         if validation is None:
             warn("there is nothing to validate with; give --val, or prepare the data with --validation 5%")
         if not resume:
-            stack.enter_context(alone_in(folder.path, f"another srup train is at work in {folder.path}"))
+            stack.enter_context(alone())
             check_fresh(folder)
             Origin.of(order.data, order.val, init.digest if init else "").write(folder)
             with whole_file(folder.config) as file:
