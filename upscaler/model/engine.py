@@ -44,8 +44,8 @@ class Engine:
     """A network on a device.
 
     Args:
-        network: an ``nn.Module`` that keeps the ``Network`` protocol. It is not changed here, and must not be elsewhere:
-            it is copied at the first use.
+        network: an ``nn.Module`` that keeps the ``Network`` protocol. It is copied at the first use; here it is not
+            changed, and elsewhere it must not be before.
         device: where it computes.
         tta: average the results of all eight flips and rotations (test-time augmentation).
         notify: told of every event.
