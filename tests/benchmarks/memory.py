@@ -27,6 +27,9 @@ CASES: tuple[dict[str, Any], ...] = (
     {"network": "rrdbnet", "height": 600, "width": 600, "memory": 800_000_000},
     {"network": "rrdbnet", "height": 300, "width": 300, "tta": True},
     {"network": "unshuffled", "height": 800, "width": 800},
+    {"network": "residual", "height": 800, "width": 800},
+    {"network": "residual", "height": 800, "width": 800, "tta": True},
+    {"network": "residual", "height": 200, "width": 200, "scale": 16, "memory": 900_000_000},
 )
 
 
@@ -48,11 +51,13 @@ def measure(case: dict[str, Any]) -> dict[str, float]:
     """One case, in this process: bytes predicted and bytes used."""
     from upscaler.model.compact import Compact
     from upscaler.model.device import resident_memory
+    from upscaler.model.residual import Residual
     from upscaler.model.rrdbnet import RRDBNet
     from upscaler.model.upscaler import Size, Upscaler
 
     networks: dict[str, Any] = {
         "compact": lambda: Compact(),
+        "residual": lambda: Residual(blocks=2),
         "rrdbnet": lambda: RRDBNet(blocks=2),
         "unshuffled": lambda: RRDBNet(blocks=2, scale=2, unshuffle=2),
     }

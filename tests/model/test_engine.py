@@ -9,14 +9,14 @@ from torch import Tensor
 
 from upscaler.errors import UserError
 from upscaler.images.rows import FloatArray, Rows
-from upscaler.model import engine as engine_module
-from upscaler.model import winograd
+from upscaler.model import acceleration, winograd
 from upscaler.model.compact import Compact
 from upscaler.model.engine import Engine
-from upscaler.model.events import Compiling, Event, Redone, Shrunk, Worked
+from upscaler.model.events import Compiling, Event, Redone, Shrunk, Uncompiled, Worked
 from upscaler.model.residual import Residual
 from upscaler.model.rrdbnet import RRDBNet
 from upscaler.model.tiles import make_plan
+from upscaler.model.winograd_networks import accelerated
 
 CPU = torch.device("cpu")
 
@@ -29,14 +29,14 @@ def engine(network: Any, events: list[Event] | None = None, *, tta: bool = False
 def network(kind: str) -> Any:
     torch.manual_seed(1)
     made: dict[str, Any] = {
-        "compact": lambda: Compact(features=8, convolutions=4),
-        "residual": lambda: Residual(features=8, blocks=2),
-        "compact x3": lambda: Compact(features=8, convolutions=2, scale=3),
-        "rrdbnet": lambda: RRDBNet(features=8, growth=4, blocks=1),
-        "rrdbnet x2 unshuffled": lambda: RRDBNet(features=8, growth=4, blocks=1, scale=2, unshuffle=2),
-        "rrdbnet x1 unshuffled": lambda: RRDBNet(features=8, growth=4, blocks=1, scale=1, unshuffle=4),
-        "rrdbnet x8 transposed": lambda: RRDBNet(features=4, growth=2, blocks=1, scale=8, upsampling="transposed"),
-        "rrdbnet kernel 5": lambda: RRDBNet(features=8, growth=4, blocks=1, hr_kernel=5, upsampling="pixelshuffle"),
+        "compact": lambda: Compact(features=12, convolutions=4),
+        "residual": lambda: Residual(features=12, blocks=2),
+        "compact x3": lambda: Compact(features=12, convolutions=2, scale=3),
+        "rrdbnet": lambda: RRDBNet(features=12, growth=4, blocks=1),
+        "rrdbnet x2 unshuffled": lambda: RRDBNet(features=12, growth=4, blocks=1, scale=2, unshuffle=2),
+        "rrdbnet x1 unshuffled": lambda: RRDBNet(features=12, growth=4, blocks=1, scale=1, unshuffle=4),
+        "rrdbnet x8 transposed": lambda: RRDBNet(features=12, growth=2, blocks=1, scale=8, upsampling="transposed"),
+        "rrdbnet kernel 5": lambda: RRDBNet(features=12, growth=4, blocks=1, hr_kernel=5, upsampling="pixelshuffle"),
     }
     return made[kind]()
 
@@ -47,7 +47,9 @@ def picture(height: int, width: int) -> FloatArray:
 
 def run(machine: Engine, values: FloatArray, **how: Any) -> FloatArray:
     height, width = values.shape[:2]
-    plan = make_plan(machine.network, height, width, budget=how.pop("budget", 10**9), tile=how.pop("tile", "auto"))
+    plan = how.pop("plan", None) or make_plan(
+        machine.network, height, width, budget=how.pop("budget", 10**9), tile=how.pop("tile", "auto")
+    )
     source = Rows(height, width, 3, (values[top : top + 7] for top in range(0, height, 7)))
     how.setdefault("dtype", torch.float32)
     return np.concatenate(list(machine.run(source, plan, **how).bands(11)))
@@ -107,7 +109,7 @@ class Limited(Compact):
 
 def test_out_of_memory_shrinks_the_plan_and_goes_on() -> None:
     torch.manual_seed(1)
-    made, events, values = Limited(features=8, convolutions=2), list[Event](), picture(64, 64)
+    made, events, values = Limited(features=12, convolutions=2), list[Event](), picture(64, 64)
     made.limit = 1500
     result = run(engine(made, events), values)
     made.limit = 10**9
@@ -118,7 +120,7 @@ def test_out_of_memory_shrinks_the_plan_and_goes_on() -> None:
 
 
 def test_out_of_memory_for_every_tile_is_said() -> None:
-    made = Limited(features=8, convolutions=2)
+    made = Limited(features=12, convolutions=2)
     with pytest.raises(UserError, match="out of memory on cpu"):
         run(engine(made), picture(64, 64))
 
@@ -154,7 +156,7 @@ class Overflowing(Compact):
 
 def test_values_that_are_no_numbers_are_computed_again_in_fp32() -> None:
     torch.manual_seed(1)
-    made, events = Overflowing(features=8, convolutions=1), list[Event]()
+    made, events = Overflowing(features=12, convolutions=1), list[Event]()
     values = picture(32, 32) * np.float32(0.5)
     values[20, 20] = 1
     result = run(engine(made, events), values, tile=16, dtype=torch.bfloat16)
@@ -224,8 +226,8 @@ def test_the_engine_leaves_the_network_as_it_was() -> None:
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fast convolutions for pictures of any size."""
-    monkeypatch.setattr(engine_module, "_WORTH_LOADING", 0)
-    monkeypatch.setattr(engine_module, "_WORTH_COMPILING", 0)
+    monkeypatch.setattr(acceleration, "_WORTH_LOADING", 0)
+    monkeypatch.setattr(acceleration, "_WORTH_COMPILING", 0)
 
 
 def planned(machine: Engine, height: int, width: int, budget: int = 10**9, tile: Any = "auto") -> Any:
@@ -259,36 +261,114 @@ def test_half_precision_has_no_fast_convolutions(dtype: torch.dtype) -> None:
 @pytest.mark.usefixtures("eager")
 def test_a_budget_that_fast_convolutions_do_not_keep_is_kept_without_them() -> None:
     machine = engine(RRDBNet(features=64, growth=32, blocks=2))
-    least = planned(machine, 200, 200, tile=16).memory
+    least = make_plan(machine.network, 200, 200, budget=0, tile=16).memory
     tight = planned(machine, 200, 200, budget=least)
     assert not tight.accelerated
     assert tight.memory <= least
     assert planned(machine, 200, 200).accelerated
+    tiles = planned(machine, 200, 200, budget=least, tile=16)  # asked for, so that it is given though it may not fit
+    assert not tiles.accelerated
+    assert tiles.memory <= least
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_tile_is_given_by_fast_convolutions_where_nothing_fits_without() -> None:
+    machine = engine(Compact(features=64, convolutions=2))
+    fast = planned(machine, 300, 300)
+    assert fast.accelerated
+    assert planned(machine, 300, 300, budget=fast.memory + fast.held, tile="whole") == fast
+
+
+@pytest.mark.usefixtures("eager")
+def test_passes_share_what_the_network_keeps() -> None:
+    machine = engine(RRDBNet(features=64, growth=32, blocks=2))
+    one = planned(machine, 40, 40)
+    both = machine.plan(40, 40, dtype=torch.float32, budget=2 * one.memory + one.held, tile="auto", passes=2)
+    assert both == one
+    assert not machine.plan(
+        40, 40, dtype=torch.float32, budget=2 * one.memory + one.held - 1, tile="auto", passes=2
+    ).whole
+
+
+@pytest.mark.usefixtures("eager")
+def test_turned_pictures_have_memory_for_their_longer_side() -> None:
+    upright, lying = ((2000, 20), (20, 2000))
+    network = RRDBNet(features=64, growth=32, blocks=2)
+    tta = [planned(engine(network, tta=True), *size).held for size in (upright, lying)]
+    assert tta[0] == tta[1]
+
+
+@pytest.mark.usefixtures("eager")
+def test_what_fast_convolutions_keep_counts_in_plans_without_them() -> None:
+    made = RRDBNet(features=64, growth=32, blocks=2)
+    machine = engine(made)
+    assert planned(machine, 30, 40, tile="whole").held > 0
+    half = machine.plan(30, 40, dtype=torch.bfloat16, budget=10**9, tile="auto")
+    assert half.held == 0
+    run(machine, picture(30, 40), plan=planned(machine, 30, 40))
+    weights = 4 * sum(p.numel() for p in made.parameters())
+    assert machine.plan(30, 40, dtype=torch.bfloat16, budget=10**9, tile="auto").held > 3 * weights
+
+
+def test_networks_of_few_features_are_left_to_pytorch() -> None:
+    assert accelerated(Compact(features=11)) is None
+    assert accelerated(RRDBNet(features=11, growth=32, blocks=1)) is None
+    assert accelerated(Residual(features=12, blocks=1)) is not None
+
+
+class Kernels:
+    """Stand-ins for what ``winograd`` says of its kernels."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, compiled: bool, works: bool = True) -> None:
+        self.loaded = False
+        self.works = works
+        monkeypatch.setattr(winograd, "available", lambda: self.works or not self.loaded)
+        monkeypatch.setattr(winograd, "ready", lambda: compiled)
+        monkeypatch.setattr(winograd, "loaded", lambda: self.loaded)
+        monkeypatch.setattr(winograd, "usable", self.use)
+        monkeypatch.setattr(winograd, "failure", lambda: "no reason")
+
+    def use(self) -> bool:
+        self.loaded = True
+        return self.works
 
 
 def test_a_small_picture_does_not_wait_for_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
-    events = list[Event]()
+    events, kernels = list[Event](), Kernels(monkeypatch, compiled=False)
     machine = engine(Compact(), events)
-    monkeypatch.setattr(winograd, "available", lambda: True)
-    monkeypatch.setattr(winograd, "ready", lambda: False)
-    monkeypatch.setattr(winograd, "loaded", lambda: False)
-    monkeypatch.setattr(winograd, "kernels", lambda: pytest.fail("kernels are compiled"))
     assert not planned(machine, 500, 500).accelerated
-    assert events == []
-    monkeypatch.setattr(winograd, "kernels", object)
-    assert planned(machine, 2000, 2000).accelerated
-    assert events == [Compiling()]
+    plan = planned(machine, 2000, 2000)
+    assert plan.accelerated
+    assert (events, kernels.loaded) == ([], False)
+    monkeypatch.setattr(Engine, "_row", lambda *_: np.zeros((8000, 8000, 3), np.float32))
+    run(machine, picture(2000, 2000), plan=plan)
+    assert (events, kernels.loaded) == ([Compiling()], True)
 
 
 def test_many_small_pictures_are_worth_what_a_large_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(winograd, "available", lambda: True)
-    monkeypatch.setattr(winograd, "ready", lambda: True)
-    monkeypatch.setattr(winograd, "loaded", lambda: False)
-    monkeypatch.setattr(winograd, "kernels", object)
-    machine = engine(Compact())
-    accelerated = [planned(machine, 128, 128).accelerated for _ in range(20)]
+    Kernels(monkeypatch, compiled=True)
+    machine, accelerated = engine(Compact()), []
+    monkeypatch.setattr(Engine, "_row", lambda *_: np.zeros((512, 512, 3), np.float32))
+    for _ in range(20):
+        plan = planned(machine, 128, 128)
+        assert planned(machine, 128, 128) == plan  # asked of once more, computed not
+        accelerated.append(plan.accelerated)
+        run(machine, picture(128, 128), plan=plan)
     assert accelerated == sorted(accelerated)
     assert (accelerated[0], accelerated[-1]) == (False, True)
+
+
+@pytest.mark.usefixtures("eager")
+def test_where_kernels_do_not_work_a_picture_is_computed_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    Kernels(monkeypatch, compiled=True, works=False)
+    events, made, values = list[Event](), network("residual"), picture(30, 40)
+    machine = engine(made, events)
+    plan = planned(machine, 30, 40)
+    assert plan.accelerated
+    expected = run(engine(made), values)
+    np.testing.assert_array_equal(run(machine, values, plan=plan), expected)
+    assert [event for event in events if not isinstance(event, Worked)] == [Uncompiled("no reason")]
+    assert not planned(machine, 30, 40).accelerated
 
 
 def test_fast_convolutions_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,4 +383,4 @@ def test_the_plan_has_memory_for_kernels_that_are_not_loaded_yet(monkeypatch: py
         monkeypatch.setattr(winograd, "loaded", lambda loaded=loaded: loaded)
         plans.append(planned(engine(Compact()), 64, 64))
     assert plans[1].accelerated
-    assert plans[1].memory - plans[0].memory == winograd.KERNEL_BYTES
+    assert plans[1].held - plans[0].held == winograd.KERNEL_BYTES

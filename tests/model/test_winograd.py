@@ -30,7 +30,7 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.delenv("SRUP_WINOGRAD", raising=False)
         patch.setattr(platformdirs, "user_cache_path", lambda *_: folder)
         winograd._folder.cache_clear()
-        winograd.kernels.cache_clear()
+        winograd._attempt.cache_clear()
         assert not winograd.ready()
         winograd.kernels()
         assert winograd.ready()
@@ -222,6 +222,27 @@ def test_without_numba_everything_is_left_to_pytorch(monkeypatch: pytest.MonkeyP
     network(torch.rand(1, 20, 60, 60))
 
 
+@pytest.mark.parametrize("error", [ImportError("no llvmlite"), RuntimeError("cannot cache"), OSError("disk full")])
+def test_kernels_that_do_not_work_leave_everything_to_pytorch(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail() -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(winograd, "_compiled", fail)
+        winograd._attempt.cache_clear()
+        assert not winograd.usable()
+        assert not winograd.available()
+        assert winograd.failure() == f"{type(error).__name__}: {error}"
+        network = small()
+        winograd_training.accelerate(network)
+        network(torch.rand(1, 20, 60, 60))
+    winograd._attempt.cache_clear()
+    assert winograd.usable()
+    assert winograd.failure() == ""
+
+
 SMALL: dict[str, Any] = {"features": 20, "growth": 7, "blocks": 2}
 
 
@@ -236,7 +257,7 @@ def networks() -> list[Any]:
         pytest.param(lambda: RRDBNet(**SMALL, upsampling="pixelshuffle", output_activation="tanh"), id="pixelshuffle"),
         pytest.param(lambda: RRDBNet(**SMALL, upsampling="transposed", residual_scale=0.7), id="transposed"),
         pytest.param(lambda: Compact(features=20, convolutions=3), id="compact"),
-        pytest.param(lambda: Compact(features=6, convolutions=0, scale=3, activation="relu"), id="compact x3"),
+        pytest.param(lambda: Compact(features=14, convolutions=0, scale=3, activation="relu"), id="compact x3"),
         pytest.param(lambda: Compact(features=16, convolutions=2, scale=1, activation="leakyrelu"), id="compact x1"),
         pytest.param(lambda: Residual(features=20, blocks=2), id="residual"),
         pytest.param(lambda: Residual(features=12, blocks=1, scale=2), id="residual x2"),

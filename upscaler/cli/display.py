@@ -11,7 +11,9 @@ from upscaler.model.upscaler import Estimate
 _JSON_INTERVAL = 1.0
 
 
-def tell(console: Console, name: str, event: events.Redone | events.Shrunk | events.Compiling) -> None:
+def tell(
+    console: Console, name: str, event: events.Redone | events.Shrunk | events.Compiling | events.Uncompiled
+) -> None:
     """Say what happened while a picture was computed."""
     if isinstance(event, events.Redone):
         box = event.box
@@ -23,8 +25,10 @@ def tell(console: Console, name: str, event: events.Redone | events.Shrunk | eve
     elif isinstance(event, events.Shrunk):
         tile = f"{event.plan.tile_width} x {event.plan.tile_height}"
         console.warning(f"{name}: memory ran out; going on with tiles of {tile}", input=name)
-    else:
+    elif isinstance(event, events.Compiling):
         console.notice("compiling convolutions for this CPU, once; this takes some ten seconds")
+    else:
+        console.warning(f"fast convolutions do not work here ({event.why}); PyTorch's own take longer")
 
 
 class BatchDisplay:

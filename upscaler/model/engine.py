@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from math import ceil
 from typing import Any, Literal
 
 import numpy as np
@@ -16,9 +15,9 @@ from torch import Tensor, nn
 
 from upscaler.errors import UserError
 from upscaler.images.rows import FloatArray, Rows
-from upscaler.model import winograd
+from upscaler.model.acceleration import Acceleration
 from upscaler.model.device import is_out_of_memory
-from upscaler.model.events import Compiling, Notify, Redone, Shrunk, Worked
+from upscaler.model.events import Notify, Redone, Shrunk, Worked
 from upscaler.model.network import Network
 from upscaler.model.tiles import Box, NoPlanError, Plan, make_plan
 from upscaler.model.turns import TURNS, Turn, turned, turned_back, turned_box
@@ -28,10 +27,6 @@ from upscaler.transfers import Leaving, sent
 # The sum, one turned result and what turning it back leaves behind, measured.
 _TTA_COPIES = 3
 
-# Multiplications asked of an engine from which on fast convolutions on the CPU are worth the half second in which their
-# kernels are loaded, and the ten in which they are compiled when a user needs them for the first time.
-_WORTH_LOADING = 7e10
-_WORTH_COMPILING = 2e12
 # How many times less their multiplications take; beyond that, computing surroundings twice costs more.
 _ACCELERATION = 2.5
 
@@ -57,19 +52,30 @@ class Engine:
         self.turns = TURNS if tta else TURNS[:1]
         self.notify = notify
         self._placed: dict[torch.dtype, Network] = {}
-        self._asked = 0.0
-        # What was held before, and is no part of a plan, has them in it where they are there.
-        self._kernel_bytes = 0 if winograd.loaded() else winograd.KERNEL_BYTES
-        self._accelerated = (
-            accelerated(network, lambda operations: notify(Worked(operations))) if device.type == "cpu" else None
-        )
+        fast = accelerated(network, lambda operations: notify(Worked(operations))) if device.type == "cpu" else None
+        self._fast = Acceleration(fast, notify) if fast else None
 
     def plan(
-        self, height: int, width: int, *, dtype: torch.dtype, budget: int, tile: int | Literal["auto", "whole"]
+        self,
+        height: int,
+        width: int,
+        *,
+        dtype: torch.dtype,
+        budget: int,
+        tile: int | Literal["auto", "whole"],
+        passes: int = 1,
     ) -> Plan:
         """The plan for one pass over a picture of that size, computed in that precision.
 
-        On the CPU in fp32 it is for fast convolutions where they gain; their kernels may be compiled for it.
+        On the CPU in fp32 it is for fast convolutions where they gain. A tile that was asked for may not keep the
+        budget.
+
+        Args:
+            height, width: of the picture, in pixels.
+            dtype: the precision to compute in.
+            budget: bytes that all passes together may hold at once.
+            tile: see ``make_plan``.
+            passes: that are at work at the same time.
 
         Raises:
             NoPlanError: no plan keeps the budget.
@@ -83,31 +89,30 @@ class Engine:
             shared=self.device.type != "cuda",
             tile=tile,
             copies=_TTA_COPIES if len(self.turns) > 1 else 1,
+            passes=passes,
         )
-        fast = self._accelerated
-        if fast is None or not self._accelerates(dtype, height * width):
-            return planned(self.network)
-        held = 4 * (fast.weight_floats + fast.workspace_floats(ceil(width / fast.unshuffle))) + self._kernel_bytes
-        try:
-            plan = replace(planned(fast, held=held), accelerated=True)
-        except NoPlanError:
-            return planned(self.network)
-        if plan.whole:
-            return plan
-        direct = planned(self.network)
-        return min(plan, direct, key=lambda p: p.operations(fast) / (_ACCELERATION if p.accelerated else 1))
+        fast = self._fast
+        ways: list[Callable[[], Plan]] = [lambda: planned(self.network, held=lambda *_: fast.kept if fast else 0)]
+        if fast and dtype == torch.float32 and fast.pays(self._operations_of(height * width)):
+            ways.append(lambda: replace(planned(fast.network, held=fast.held), accelerated=True))
+        plans, least = list[Plan](), list[int]()
+        for way in ways:
+            try:
+                plans.append(way())
+            except NoPlanError as error:
+                least.append(error.least)
+        if not plans:
+            raise NoPlanError(min(least))
+        fitting = [plan for plan in plans if plan.memory * passes + plan.held <= budget]
+        return min(fitting, key=self._cost) if fitting else min(plans, key=lambda plan: plan.memory + plan.held)
 
-    def _accelerates(self, dtype: torch.dtype, pixels: int) -> bool:
-        """Whether fast convolutions are to be had and worth having for a picture."""
-        if dtype != torch.float32 or not winograd.available():
-            return False
+    def _operations_of(self, pixels: int) -> float:
         network = self.network
-        self._asked += pixels / network.unshuffle**2 * (network.trunk_operations + network.head_operations)
-        if self._asked < (_WORTH_LOADING if winograd.ready() else _WORTH_COMPILING) and not winograd.loaded():
-            return False
-        if not winograd.ready():
-            self.notify(Compiling())
-        return winograd.usable()
+        each = network.trunk_operations + network.head_operations
+        return pixels / network.unshuffle**2 * each * len(self.turns)
+
+    def _cost(self, plan: Plan) -> float:
+        return self.operations(plan) / (_ACCELERATION if plan.accelerated else 1)
 
     def operations(self, plan: Plan) -> float:
         """Multiplications of a pass by that plan, test-time augmentation included."""
@@ -132,6 +137,10 @@ class Engine:
 
     def _bands(self, rows: Rows, plan: Plan, dtype: torch.dtype, skip_ones: bool) -> Iterator[FloatArray]:
         scale, top = self.network.scale, 0
+        if self._fast:
+            self._fast.asked(self.operations(plan))
+            if plan.accelerated and not self._fast.load():
+                plan = self._replanned(plan, dtype, plan.memory + plan.held)
         while top < rows.height:
             window = _window(rows, plan, top)
             band = self._row_or_nothing(window, plan, top, dtype, skip_ones)
@@ -158,15 +167,18 @@ class Engine:
             torch.cuda.empty_cache()
         elif self.device.type == "mps":
             torch.mps.empty_cache()
+        smaller = self._replanned(plan, dtype, int(plan.memory * 0.6) + plan.held)
+        self.notify(Shrunk(smaller))
+        return smaller
+
+    def _replanned(self, plan: Plan, dtype: torch.dtype, budget: int) -> Plan:
         try:
-            smaller = self.plan(plan.height, plan.width, dtype=dtype, budget=int(plan.memory * 0.6), tile="auto")
+            return self.plan(plan.height, plan.width, dtype=dtype, budget=budget, tile="auto")
         except NoPlanError:
             raise UserError(
                 f"out of memory on {self.device} with tiles of {plan.tile_width} x {plan.tile_height}; "
                 "free some memory, or use a smaller model"
             ) from None
-        self.notify(Shrunk(smaller))
-        return smaller
 
     def _row(self, window: FloatArray, plan: Plan, top: int, dtype: torch.dtype, skip_ones: bool) -> FloatArray:
         scale = self.network.scale
@@ -224,7 +236,7 @@ class Engine:
 
     def _computed(self, dtype: torch.dtype, x: Tensor, plan: Plan, box: Box, outer: Box) -> Tensor:
         """(3, h * scale, w * scale), float32 on the device."""
-        network = self._accelerated if plan.accelerated and self._accelerated else self._network_in(dtype)
+        network = self._fast.network if plan.accelerated and self._fast else self._network_in(dtype)
 
         def result(turn: Turn) -> Tensor:
             laid = turned(x, turn).contiguous(memory_format=torch.channels_last)

@@ -34,5 +34,12 @@ class Compiling:
     """The kernels of fast convolutions are being compiled for this CPU, which is done once."""
 
 
-Event = Worked | Redone | Shrunk | Compiling
+@dataclass(frozen=True)
+class Uncompiled:
+    """The kernels of fast convolutions do not work here; PyTorch's own convolutions go on."""
+
+    why: str
+
+
+Event = Worked | Redone | Shrunk | Compiling | Uncompiled
 Notify = Callable[[Event], None]

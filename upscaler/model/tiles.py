@@ -87,7 +87,9 @@ class Plan:
     head_rows: int
     """Feature rows that the head turns into picture at once."""
     memory: int
-    """Predicted peak, in bytes, of everything this pass holds in the memory that its budget is of."""
+    """Predicted peak, in bytes, of everything this pass holds in the memory that its budget is of, but ``held``."""
+    held: int = 0
+    """Bytes that the network keeps, once for all passes that are at work together."""
     accelerated: bool = False
     """Whether it is for a network by fast convolutions, which takes other memory."""
 
@@ -146,20 +148,22 @@ def make_plan(
     tile: int | Literal["auto", "whole"] = "auto",
     copies: int = 1,
     shared: bool = True,
-    held: int = 0,
+    held: Callable[[int, int], int] = lambda *_: 0,
+    passes: int = 1,
 ) -> Plan:
-    """The cheapest way to cut a picture so that one pass stays within the budget.
+    """The cheapest way to cut a picture so that the passes over it stay within the budget.
 
     Args:
         network: what will run.
         height, width: of the picture, in pixels.
-        budget: bytes that the pass may hold at once.
+        budget: bytes that all passes together may hold at once.
         element: bytes of one number in the precision that computes.
         tile: ``auto``; ``whole`` to run the trunk over everything whatever it takes; or the edge of
             square tiles in pixels.
         copies: of a tile's result that are alive together.
         shared: the rows around the network lie in the same memory as its tensors; not so on a GPU.
-        held: bytes that the network takes whatever the picture's size.
+        held: bytes that the network keeps once it has run over a height and width of pixels.
+        passes: that are at work at the same time, each of them with as much memory as this one.
 
     Raises:
         NoPlanError: not even the smallest tile fits the budget.
@@ -173,7 +177,10 @@ def make_plan(
         return _with_memory(rough, network, element, copies, shared, held)
 
     def fits(tile_width: int, tile_height: int) -> bool:
-        return plan(tile_height, tile_width).memory <= budget
+        return within(plan(tile_height, tile_width))
+
+    def within(plan: Plan) -> bool:
+        return plan.memory * passes + plan.held <= budget
 
     if tile == "whole":
         return plan(height, width)
@@ -181,7 +188,7 @@ def make_plan(
         edge = max(ceil(tile / unit) * unit, unit)
         return plan(edge, edge)
     best = plan(height, width)
-    if best.memory <= budget:
+    if within(best):
         return best
 
     fitting: list[tuple[float, Plan]] = []
@@ -193,7 +200,8 @@ def make_plan(
         candidate = plan(ceil(height / rows / unit) * unit, tile_width)
         fitting.append((candidate.operations(network), candidate))
     if not fitting:
-        raise NoPlanError(plan(_SMALLEST_TILE, _SMALLEST_TILE).memory)
+        smallest = plan(_SMALLEST_TILE, _SMALLEST_TILE)
+        raise NoPlanError(smallest.memory * passes + smallest.held)
     return min(fitting, key=lambda pair: pair[0])[1]
 
 
@@ -216,7 +224,9 @@ def _column_counts(most: int) -> Iterator[int]:
         columns += max(columns // 32, 1)
 
 
-def _with_memory(plan: Plan, network: Network, element: int, copies: int, shared: bool, held: int) -> Plan:
+def _with_memory(
+    plan: Plan, network: Network, element: int, copies: int, shared: bool, held: Callable[[int, int], int]
+) -> Plan:
     """The same plan with the head's bands chosen and its peak memory predicted."""
     unit, enlarged = network.unshuffle, network.scale**2 * network.channels
     outer = Box(0, plan.tile_height, 0, plan.tile_width).grown(plan.halo, plan.height, plan.width)
@@ -238,8 +248,9 @@ def _with_memory(plan: Plan, network: Network, element: int, copies: int, shared
     # On a GPU a tile's neighbour is computed while it leaves for the host.
     leaving = 0 if plan.tile_width >= plan.width else tile
     around = rows + result + handed_on if shared else leaving
-    memory = held + _OVERHEAD * (max(trunk, head + tile * copies) + around)
-    return replace(plan, head_rows=head_rows, memory=int(memory))
+    # Of several results their sum is there while the next one is computed.
+    memory = _OVERHEAD * (max(trunk + (tile if copies > 1 else 0), head + tile * copies) + around)
+    return replace(plan, head_rows=head_rows, memory=int(memory), held=held(outer_height, outer_width))
 
 
 def megabytes(count: int) -> str:

@@ -141,16 +141,19 @@ class Upscaler:
         streams = 2 if self._network_makes_alpha(source) else 1
         overhead = self._overhead(source, height, width, passes)
         budget = memory_budget(self.device, self.memory, self._held)
-        share = (budget - overhead) // (passes * streams)
-        dtype = self._dtype_for(source)
+        dtype, together = self._dtype_for(source), passes * streams
         plans, rows, columns = [], source.height, source.width
         for _ in range(passes):
             try:
-                plans.append(self.engine.plan(rows, columns, dtype=dtype, budget=share, tile=self.tile))
+                plans.append(
+                    self.engine.plan(
+                        rows, columns, dtype=dtype, budget=budget - overhead, tile=self.tile, passes=together
+                    )
+                )
             except NoPlanError as error:
-                raise UserError(self._too_little(error.least * passes * streams + overhead, budget)) from None
+                raise UserError(self._too_little(error.least + overhead, budget)) from None
             rows, columns = rows * self.network.scale, columns * self.network.scale
-        memory = streams * sum(plan.memory for plan in plans) + overhead
+        memory = streams * sum(plan.memory for plan in plans) + max(plan.held for plan in plans) + overhead
         if self.memory is not None and memory > budget:
             raise UserError(f"with --tile {self.tile}, {self._too_little(memory, budget)}, or use --tile auto")
         return Estimate(

@@ -46,16 +46,23 @@ _GG = torch.kron(_G, _G)
 KERNEL_BYTES = 130_000_000
 """What a process holds of numba and the kernels once they are loaded, measured."""
 NOTHING = np.empty((0, 0, 0, 0), np.float32)
+_LOADING = threading.Lock()
 
 
 def available() -> bool:
-    """Whether convolutions can be computed here in this way: numba is installed and shares PyTorch's threads."""
-    return os.environ.get("SRUP_WINOGRAD") != "0" and _numba_version() != ""
+    """Whether convolutions may be computed here in this way: numba is installed, and kernels did not fail yet."""
+    return os.environ.get("SRUP_WINOGRAD") != "0" and _numba_version() != "" and not (loaded() and kernels() is None)
 
 
 def usable() -> bool:
     """Whether it is available and its kernels work, which are loaded, or compiled, to know."""
     return available() and kernels() is not None
+
+
+def failure() -> str:
+    """Why the kernels do not work here, in one line; empty where they do."""
+    with _LOADING:
+        return _attempt()[1]
 
 
 def ready() -> bool:
@@ -64,8 +71,8 @@ def ready() -> bool:
 
 
 def loaded() -> bool:
-    """Whether this process has loaded or compiled the kernels already."""
-    return kernels.cache_info().currsize > 0
+    """Whether this process has loaded or compiled the kernels already, or failed to."""
+    return _attempt.cache_info().currsize > 0
 
 
 @cache
@@ -92,12 +99,28 @@ def _mark() -> Path:
     return _folder() / "complete"
 
 
-@cache
 def kernels() -> Any:
-    """The compiled kernels, from the user's cache or compiled now and put there; None where they do not work.
+    """The compiled kernels, from the user's cache or compiled now and put there; None where they do not work."""
+    with _LOADING:
+        return _attempt()[0]
 
-    They do not where numba finds no OpenMP: threads other than PyTorch's would work against them.
-    """
+
+@cache
+def _attempt() -> tuple[Any, str]:
+    """The kernels, or None and why there are none."""
+    try:
+        module = _compiled()
+    except Exception as error:  # noqa: BLE001  numba has many ways to fail, and everything works without it
+        return None, f"{type(error).__name__}: {error}".splitlines()[0]
+    with suppress(OSError):
+        _mark().parent.mkdir(parents=True, exist_ok=True)
+        _mark().touch()
+    if not module.shares_threads():
+        return None, "numba has threads of its own, which would work against PyTorch's"
+    return module, ""
+
+
+def _compiled() -> Any:
     import numba
 
     config: Any = numba.config
@@ -109,14 +132,9 @@ def kernels() -> Any:
         four, flat = np.zeros((1, PLACES, 2, LANES), np.float32), np.zeros(LANES, np.float32)
         module.convolve(four, 0, 0, 0, four, 0, False, four, four, flat, flat, NOTHING, np.float32(1), four)
         module.weigh(NOTHING, NOTHING, four[0], four[0], four[0], 1)
-    except ValueError:  # no threading layer
-        return None
     finally:
         config.CACHE_DIR, config.THREADING_LAYER = before
-    with suppress(OSError):
-        _mark().parent.mkdir(parents=True, exist_ok=True)
-        _mark().touch()
-    return module if module.shares_threads() else None
+    return module
 
 
 def shared_out() -> tuple[Any, int]:
@@ -170,6 +188,7 @@ class Workspace(threading.local):
         """An array with any numbers in it; it is valid until the next call with its name."""
         count = int(np.prod(shape))
         if name not in self._arrays or self._arrays[name].size < count:
+            self._arrays.pop(name, None)  # before the larger one is made
             self._arrays[name] = empty(count)
         return self._arrays[name][:count].reshape(shape)
 

@@ -61,8 +61,8 @@ class AcceleratedResidual(_Chain):
         self._body, self._last = Convolution(network.conv_after_body, worked), Convolution(network.conv_last, worked)
         self._convolutions = [self._first, *chain.from_iterable(self._blocks), self._body, self._last]
         features, folded = network.settings()["features"], network.feature_floats
-        # The trunk's skip, a block's input, middle and output; at the end the picture folded into channels, twice.
-        self.trunk_floats = self.channels + max(4 * features, features + 2 * folded)
+        # The trunk's skip, a block's input and middle; at the end the picture folded into channels, twice.
+        self.trunk_floats = self.channels + max(3 * features, features + 2 * folded)
 
     def features(self, x: Tensor) -> Tensor:
         shallow = self._first(x)
@@ -70,7 +70,9 @@ class AcceleratedResidual(_Chain):
         for first, second in self._blocks:
             middle = first(deep, out=middle)
             deep = second(middle, base=deep, out=deep)
-        return self._last(self._body(deep, base=shallow, out=shallow), base=_nearest(x, self.scale))
+        joined = self._body(deep, base=shallow, out=shallow)
+        del deep, middle
+        return self._last(joined, base=_nearest(x, self.scale))
 
 
 def _nearest(x: Tensor, scale: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,6 +62,8 @@ class Processes:
 def joined(device: torch.device) -> Iterator[Processes]:
     """Take one's place among the processes of ``torchrun``; does nothing without it.
 
+    What was made ``parallel`` should be out of use at the end: a group that outlives its place can abort the process.
+
     Raises:
         UserError: this PyTorch cannot talk to the other processes.
     """
@@ -88,6 +91,7 @@ def joined(device: torch.device) -> Iterator[Processes]:
         # The first one writes a report yet; connections that close under it can bring a process down.
         torch.distributed.barrier()
     finally:
+        gc.collect()  # modules that were made parallel, which have references to themselves
         torch.distributed.destroy_process_group()
 
 

@@ -22,7 +22,7 @@ from upscaler.saving import LOCK, alone_in, explained, whole_file
 from upscaler.training.config import Config, config_text, differences
 from upscaler.training.loop import Notify, Run
 from upscaler.training.orders import Order
-from upscaler.training.processes import joined
+from upscaler.training.processes import Processes, joined
 from upscaler.training.readings import Event, Finished, Stepped
 from upscaler.training.recording import Recorder
 from upscaler.training.runs import RunFolder
@@ -112,8 +112,8 @@ def train(
     Raises:
         UserError: whatever a person must mend. What was saved stays good.
     """
-    with _asked_to_stop(warn) as asked:
-        finished = _train(order, init, resume, asked, notify, warn, progress)
+    with _asked_to_stop(warn) as asked, joined(order.device) as processes:
+        finished = _train(order, processes, init, resume, asked, notify, warn, progress)
     if finished.why == "signal" and asked.number:
         signal.raise_signal(asked.number)
     return finished
@@ -121,6 +121,7 @@ def train(
 
 def _train(
     order: Order,
+    processes: Processes,
     init: Weights | None,
     resume: bool,
     asked: threading.Event,
@@ -137,7 +138,7 @@ def _train(
             recorder.record(event)
         notify(event)
 
-    with joined(order.device) as processes, ExitStack() as stack:
+    with ExitStack() as stack:
         if processes.first and not resume:
             check_fresh(folder)
         elif processes.first:
@@ -164,8 +165,11 @@ def _train(
             warn(f"left out of validation: {line}")
         if validation and len(validation) < validation.available:
             warn(f"validating with {len(validation)} of {validation.available} pictures, see validation.pictures")
-        if order.device.type == "cpu" and winograd.available() and not winograd.ready():
-            warn("convolutions are being compiled for this CPU, once, which takes some seconds")
+        if order.device.type == "cpu" and winograd.available():
+            if not winograd.ready():
+                warn("convolutions are being compiled for this CPU, once, which takes some seconds")
+            if not winograd.usable():
+                warn(f"fast convolutions do not work here ({winograd.failure()}); PyTorch's own take longer")
         if run.supply.unused:
             warn("the training set's LR pictures are not used; --set data.lr=auto takes them")
         if validation is None:
