@@ -40,22 +40,21 @@ Item = TypeVar("Item")
 @dataclass(frozen=True)
 class _Case:
     name: str
-    hr: Picture
+    reference: Picture
     lr: Picture
-    grey: bool
 
     @property
-    def reference(self) -> Picture:
-        """What to measure against: (H, W, 1) of a grey picture, as ``srup evaluate`` takes it."""
-        return self.hr[..., :1] if self.grey else self.hr
+    def hr(self) -> Picture:
+        return as_rgb(self.reference)
 
 
 class ValidationSet:
     """A few whole pictures, each with its LR picture.
 
     Args:
-        cases: names, HR pictures (H, W, 3), their edges multiples of the scale, and LR pictures
-            (H / scale, W / scale, 3), all uint8. The names become words that can be names of files, no two alike.
+        cases: names, HR pictures (H, W, 3), or (H, W, 1) of grey files, their edges multiples of the scale, and LR
+            pictures (H / scale, W / scale, 3), all uint8. The names become words that can be names of files, no two
+            alike.
         scale: HR pixels per LR pixel, and the border that does not count in PSNR, SSIM and NIQE.
         left_out: a line about each picture that could not be used.
         available: how many usable pictures there were to choose these from; None is no others.
@@ -79,9 +78,7 @@ class ValidationSet:
         self.scale = scale
         self.left_out = tuple(left_out)
         self.available = len(cases) if available is None else available
-        self._cases = [
-            _Case(name, hr, lr, bool((hr == hr[..., :1]).all())) for name, (_, hr, lr) in zip(names, cases, strict=True)
-        ]
+        self._cases = [_Case(name, hr, lr) for name, (_, hr, lr) in zip(names, cases, strict=True)]
         self._bicubic: Scores | None = None
         self._crops = [_crop(case.hr, scale) for case in self._cases[:SAMPLES]]
 
@@ -140,7 +137,7 @@ class ValidationSet:
         ``left_out``. Damage behind the header is found in those that would be taken, because only they are read.
 
         Args:
-            folder: of pictures of any format; grey ones are taken as RGB.
+            folder: of pictures of any format; grey ones are upscaled as RGB and measured as grey.
             scale: HR pixels per LR pixel.
             degrade: what makes the LR pictures.
             seed: of what is random in making them; it is the same at every validation.
@@ -180,7 +177,7 @@ class ValidationSet:
                 if spare:
                     chosen.insert(0, spare.pop(_nearest(index, [other for other, _ in spare])))
                 continue
-            cases.append((picture.path.name, hr, _made_small(hr, scale, degrade, seed, index)))
+            cases.append((picture.path.name, hr, _made_small(as_rgb(hr), scale, degrade, seed, index)))
         return cls(cases, scale, left_out, len(usable) - damaged)
 
     def measure(self, upscaler: Upscaler) -> tuple[Scores, Scores, list[Sample]]:
@@ -195,7 +192,7 @@ class ValidationSet:
         """
         scores, samples = [], []
         for number, case in enumerate(self._cases):
-            height, width = case.hr.shape[:2]
+            height, width = case.reference.shape[:2]
             result = upscaler.upscale(case.lr, Size(width=width, height=height))
             scores.append(measure(result, case.reference, case.lr, self.scale))
             if number < len(self._crops):
@@ -209,7 +206,7 @@ class ValidationSet:
         if self._bicubic is None:
             self._bicubic = average(
                 [
-                    measure(resize(case.lr, *case.hr.shape[:2]), case.reference, case.lr, self.scale)
+                    measure(resize(case.lr, *case.reference.shape[:2]), case.reference, case.lr, self.scale)
                     for case in self._cases
                 ]
             )
@@ -255,7 +252,8 @@ def _opaque(pixels: NDArray[np.uint8] | NDArray[np.uint16], path: Path) -> Pictu
         if (pixels[..., -1] != np.iinfo(pixels.dtype).max).any():
             raise UserError(f"{path} has transparency, which cannot be measured; flatten it first")
         pixels = pixels[..., :-1]
-    return as_rgb(pixels)
+    rgb = as_rgb(pixels)
+    return rgb[..., :1] if pixels.shape[2] == 1 else rgb
 
 
 def _multiple(picture: Picture, scale: int) -> Picture:
