@@ -15,7 +15,9 @@ from upscaler.model.engine import Engine
 from upscaler.model.events import Compiling, Event, Redone, Shrunk, Uncompiled, Worked
 from upscaler.model.residual import Residual
 from upscaler.model.rrdbnet import RRDBNet
+from upscaler.model.sources import PixelSource
 from upscaler.model.tiles import make_plan
+from upscaler.model.upscaler import Upscaler
 from upscaler.model.winograd_networks import accelerated
 
 CPU = torch.device("cpu")
@@ -367,8 +369,31 @@ def test_where_kernels_do_not_work_a_picture_is_computed_without_them(monkeypatc
     assert plan.accelerated
     expected = run(engine(made), values)
     np.testing.assert_array_equal(run(machine, values, plan=plan), expected)
+    np.testing.assert_array_equal(run(machine, values, plan=plan), expected)
     assert [event for event in events if not isinstance(event, Worked)] == [Uncompiled("no reason")]
     assert not planned(machine, 30, 40).accelerated
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("compiled", [True, False])
+def test_time_is_foretold_without_compiling(monkeypatch: pytest.MonkeyPatch, compiled: bool) -> None:
+    kernels = Kernels(monkeypatch, compiled=compiled, works=False)
+    events = list[Event]()
+    upscaler = Upscaler(network("residual"), device="cpu", notify=events.append)
+    estimate = upscaler.estimate(PixelSource(np.zeros((60, 40, 3), np.uint8)))
+    assert estimate.passes[0].accelerated
+    assert upscaler.seconds(estimate) > 0
+    assert kernels.loaded == compiled
+    assert Compiling() not in events
+
+
+@pytest.mark.usefixtures("eager")
+def test_what_has_grown_for_a_wide_picture_counts_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "WORKSPACE", winograd.Workspace())
+    machine = engine(RRDBNet(features=64, growth=32, blocks=1))
+    before, wide = planned(machine, 30, 40).held, planned(machine, 9, 5000).held
+    run(machine, picture(9, 5000), plan=planned(machine, 9, 5000))
+    assert before < planned(machine, 30, 40).held <= wide
 
 
 def test_fast_convolutions_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,6 +404,7 @@ def test_fast_convolutions_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.usefixtures("eager")
 def test_the_plan_has_memory_for_kernels_that_are_not_loaded_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     plans = []
+    monkeypatch.setattr(winograd, "ready", lambda: True)
     for loaded in (True, False):
         monkeypatch.setattr(winograd, "loaded", lambda loaded=loaded: loaded)
         plans.append(planned(engine(Compact()), 64, 64))

@@ -22,7 +22,7 @@ from upscaler.model.winograd_training import WinogradConvolution
 ABSOLUTE, RELATIVE = 5e-6, 1e-4
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Kernels compiled into a folder of these tests."""
     folder = tmp_path_factory.mktemp("cache")
@@ -213,6 +213,14 @@ def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not winograd.ready()
 
 
+def test_a_cache_that_may_not_be_looked_into_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> bool:
+        raise PermissionError("no")
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    assert not winograd.ready()
+
+
 def test_without_numba_everything_is_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(winograd, "_numba_version", lambda: "")
     monkeypatch.setattr(winograd, "convolve", lambda *_, **__: pytest.fail("computed"))
@@ -301,14 +309,18 @@ def test_an_accelerated_network_tells_of_its_work(make: Any) -> None:
     assert fast.settings() == network.settings()
 
 
-@pytest.mark.parametrize("make", networks())
+GROWING = pytest.param(lambda: RRDBNet(features=16, growth=64, blocks=1), id="more growth than features")
+
+
+@pytest.mark.parametrize("make", [*networks(), GROWING])
 def test_working_memory_is_as_large_as_stated(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     workspace = winograd.Workspace()
     monkeypatch.setattr(winograd, "WORKSPACE", workspace)
+    monkeypatch.setattr(winograd, "band", lambda: 12)  # so that the width of a picture counts
     fast = accelerated(made(make))
     assert fast is not None
-    fast(torch.rand(1, 3, 40, 72))
-    assert workspace.size <= fast.workspace_floats(72 // fast.unshuffle)
+    fast(torch.rand(1, 3, 16, 400))
+    assert workspace.size <= fast.workspace_floats(400 // fast.unshuffle)
 
 
 def test_results_of_an_accelerated_network_stay_as_they_are() -> None:

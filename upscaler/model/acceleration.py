@@ -26,7 +26,8 @@ class Acceleration:
         self._asked = 0.0
         self._used = False
         # What was there before is not counted again.
-        self._kernel_bytes = 0 if winograd.loaded() else winograd.KERNEL_BYTES
+        new = winograd.KERNEL_BYTES if winograd.ready() else winograd.COMPILER_BYTES
+        self._kernel_bytes = 0 if winograd.loaded() else new
         self._workspace_before = winograd.WORKSPACE.size
 
     def pays(self, operations: float) -> bool:
@@ -43,19 +44,30 @@ class Acceleration:
     def held(self, height: int, width: int) -> int:
         """Bytes that are kept once the network has run over so many pixels, or over the same turned by 90 degrees."""
         longest = -(-max(height, width) // self.network.unshuffle)
-        return 4 * (self.network.weight_floats + self.network.workspace_floats(longest)) + self._kernel_bytes
+        workspace = max(self.network.workspace_floats(longest), self._grown)
+        return 4 * (self.network.weight_floats + workspace) + self._kernel_bytes
 
     @property
     def kept(self) -> int:
         """Bytes that are kept by now."""
-        weights = self.network.weight_floats if self._used else 0
-        return 4 * (weights + winograd.WORKSPACE.size - self._workspace_before) + self._kernel_bytes * winograd.loaded()
+        return 4 * (self.network.weight_floats + self._grown) + self._kernel_bytes if self._used else 0
+
+    @property
+    def _grown(self) -> int:
+        return winograd.WORKSPACE.size - self._workspace_before
+
+    @property
+    def compiled(self) -> bool:
+        """Whether kernels can be used without compiling them first."""
+        return winograd.available() and (winograd.loaded() or winograd.ready())
 
     def load(self) -> bool:
         """Load or compile the kernels; whether they work."""
-        if not winograd.loaded() and not winograd.ready():
+        first = not winograd.loaded()
+        if first and not winograd.ready():
             self._notify(Compiling())
-        self._used = winograd.usable()
-        if not self._used:
+        works = winograd.usable()
+        if first and not works:
             self._notify(Uncompiled(winograd.failure()))
-        return self._used
+        self._used = self._used or works
+        return works

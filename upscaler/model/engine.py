@@ -104,7 +104,9 @@ class Engine:
         if not plans:
             raise NoPlanError(min(least))
         fitting = [plan for plan in plans if plan.memory * passes + plan.held <= budget]
-        return min(fitting, key=self._cost) if fitting else min(plans, key=lambda plan: plan.memory + plan.held)
+        return (
+            min(fitting, key=self._cost) if fitting else min(plans, key=lambda plan: plan.memory * passes + plan.held)
+        )
 
     def _operations_of(self, pixels: int) -> float:
         network = self.network
@@ -113,6 +115,12 @@ class Engine:
 
     def _cost(self, plan: Plan) -> float:
         return self.operations(plan) / (_ACCELERATION if plan.accelerated else 1)
+
+    def sampled(self, plan: Plan, *, accelerated: bool) -> tuple[Plan, float]:
+        """A plan to time in place of one of that kind, and how many times as long it takes; nothing is compiled."""
+        if accelerated and not (self._fast and self._fast.compiled):
+            return replace(plan, accelerated=False), _ACCELERATION
+        return replace(plan, accelerated=accelerated), 1.0
 
     def operations(self, plan: Plan) -> float:
         """Multiplications of a pass by that plan, test-time augmentation included."""
@@ -140,7 +148,7 @@ class Engine:
         if self._fast:
             self._fast.asked(self.operations(plan))
             if plan.accelerated and not self._fast.load():
-                plan = self._replanned(plan, dtype, plan.memory + plan.held)
+                plan = self._unaccelerated(plan, dtype)
         while top < rows.height:
             window = _window(rows, plan, top)
             band = self._row_or_nothing(window, plan, top, dtype, skip_ones)
@@ -167,18 +175,23 @@ class Engine:
             torch.cuda.empty_cache()
         elif self.device.type == "mps":
             torch.mps.empty_cache()
-        smaller = self._replanned(plan, dtype, int(plan.memory * 0.6) + plan.held)
-        self.notify(Shrunk(smaller))
-        return smaller
-
-    def _replanned(self, plan: Plan, dtype: torch.dtype, budget: int) -> Plan:
+        budget = int(plan.memory * 0.6) + plan.held
         try:
-            return self.plan(plan.height, plan.width, dtype=dtype, budget=budget, tile="auto")
+            smaller = self.plan(plan.height, plan.width, dtype=dtype, budget=budget, tile="auto")
         except NoPlanError:
             raise UserError(
                 f"out of memory on {self.device} with tiles of {plan.tile_width} x {plan.tile_height}; "
                 "free some memory, or use a smaller model"
             ) from None
+        self.notify(Shrunk(smaller))
+        return smaller
+
+    def _unaccelerated(self, plan: Plan, dtype: torch.dtype) -> Plan:
+        """What takes no more memory than a plan whose kernels do not work; failing that, the same tiles."""
+        try:
+            return self.plan(plan.height, plan.width, dtype=dtype, budget=plan.memory, tile="auto")
+        except NoPlanError:
+            return replace(plan, accelerated=False)
 
     def _row(self, window: FloatArray, plan: Plan, top: int, dtype: torch.dtype, skip_ones: bool) -> FloatArray:
         scale = self.network.scale

@@ -217,11 +217,12 @@ def _fewest_rows(height: int, unit: int, fits: Callable[[int], bool]) -> int | N
 
 
 def _column_counts(most: int) -> Iterator[int]:
-    """Numbers of columns worth trying: each one up to 32, then ever fewer."""
+    """Numbers of columns worth trying: each one up to 32, then ever fewer, and the most there can be."""
     columns = 1
-    while columns <= most:
+    while columns < most:
         yield columns
         columns += max(columns // 32, 1)
+    yield most
 
 
 def _with_memory(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
@@ -182,14 +182,14 @@ class Upscaler:
     def _seconds_per_operation(self, *, accelerated: bool) -> float:
         edge = _SAMPLE_EDGE * self.network.unshuffle
         plan = self.engine.plan(edge, edge, dtype=self.dtype, budget=0, tile="whole")
-        plan = replace(plan, accelerated=accelerated)
+        plan, longer = self.engine.sampled(plan, accelerated=accelerated)
         elapsed = []
         for _ in range(_SAMPLES):
             sample = Rows(edge, edge, 3, [np.full((edge, edge, 3), 0.5, np.float32)])
             start = time.perf_counter()
             self.engine.run(sample, plan, dtype=self.dtype).window(0, edge * self.network.scale)
             elapsed.append(time.perf_counter() - start)
-        return min(elapsed) / self.engine.operations(plan)
+        return min(elapsed) / longer / self.engine.operations(plan)
 
     def bands(self, source: Source, size: Size = Size(), estimate: Estimate | None = None) -> Iterator[Pixels]:
         """The result from top to bottom, in bands of rows, with the source's channels and depth.

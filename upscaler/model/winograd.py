@@ -45,6 +45,8 @@ _G = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], 
 _GG = torch.kron(_G, _G)
 KERNEL_BYTES = 130_000_000
 """What a process holds of numba and the kernels once they are loaded, measured."""
+COMPILER_BYTES = 200_000_000
+"""The same of a process that compiled them."""
 NOTHING = np.empty((0, 0, 0, 0), np.float32)
 _LOADING = threading.Lock()
 
@@ -67,7 +69,10 @@ def failure() -> str:
 
 def ready() -> bool:
     """Whether the kernels were compiled before and are in the user's cache; else the first use takes seconds."""
-    return available() and _mark().exists()
+    try:
+        return available() and _mark().exists()
+    except OSError:  # a cache folder that may not be looked into
+        return False
 
 
 def loaded() -> bool:
@@ -110,13 +115,13 @@ def _attempt() -> tuple[Any, str]:
     """The kernels, or None and why there are none."""
     try:
         module = _compiled()
+        if not module.shares_threads():
+            return None, "numba has threads of its own, which would work against PyTorch's"
     except Exception as error:  # noqa: BLE001  numba has many ways to fail, and everything works without it
         return None, f"{type(error).__name__}: {error}".splitlines()[0]
     with suppress(OSError):
         _mark().parent.mkdir(parents=True, exist_ok=True)
         _mark().touch()
-    if not module.shares_threads():
-        return None, "numba has threads of its own, which would work against PyTorch's"
     return module, ""
 
 

@@ -123,6 +123,7 @@ class AcceleratedRRDBNet(Accelerated):
         ]
         self._hr, self._last = Convolution(network.conv_hr, worked, SLOPE), Convolution(network.conv_last, worked)
         self._convolutions = [self._first, self._body, *self._ups, self._hr, self._last]
+        self._widest = self._growth
         features = settings["features"]
         # What comes in, the trunk's skip, the RRDB's, two dense blocks and the growths; a fusion of 1x1 joins them.
         joined = 0 if settings["fusion_kernel"] == 3 else 2 * features + 4 * self._growth

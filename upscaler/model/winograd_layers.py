@@ -41,6 +41,7 @@ class Accelerated(ABC):
         self.head_operations = network.head_operations
         self._settings = network.settings()
         self._convolutions: list[Convolution] = []
+        self._widest = 0  # channels that are made elsewhere
 
     def settings(self) -> dict[str, Any]:
         return dict(self._settings)
@@ -66,7 +67,7 @@ class Accelerated(ABC):
         modules = [each.module for each in self._convolutions if each.fast]
         inputs = max((module.in_channels for module in modules), default=0)
         outputs = max((module.out_channels for module in modules), default=0)
-        return winograd.workspace_floats(inputs, outputs)
+        return winograd.workspace_floats(inputs, max(outputs, self._widest))
 
 
 class Convolution:

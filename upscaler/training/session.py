@@ -255,7 +255,7 @@ def _asked_to_stop(warn: Callable[[str], None]) -> Iterator[_Asked]:
     try:
         yield asked
     finally:
+        for asking, handler in before.items():  # a signal while the event is being set would wait for it for ever
+            signal.signal(asking, handler)
         asked.set()
         answering.join()
-        for asking, handler in before.items():
-            signal.signal(asking, handler)
