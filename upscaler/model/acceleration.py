@@ -9,7 +9,7 @@ from upscaler.model.winograd_layers import Accelerated
 # Multiplications asked of an engine from which on fast convolutions are worth the half second in which their kernels
 # are loaded, and the ten in which they are compiled when a user needs them for the first time.
 _WORTH_LOADING = 7e10
-_WORTH_COMPILING = 2e12
+_WORTH_COMPILING = 7e11
 
 
 class Acceleration:
