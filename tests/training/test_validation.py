@@ -118,6 +118,7 @@ def test_grey_is_measured_as_evaluate_measures_its_file(
     expected = measure(resize(lr, 48, 60), grey, lr, 4)
     _, bicubic, _ = ValidationSet.from_folder(tmp_path, 4, BICUBIC, 0, 10).measure(nearest())
     assert bicubic.psnr_y == pytest.approx(expected.psnr_y)
+    assert bicubic.ssim_y == pytest.approx(expected.ssim_y)
 
 
 def test_what_cannot_be_used_is_left_out_by_name(tmp_path: Path, scene: Scene, save: Save) -> None:

@@ -28,7 +28,7 @@ def tell(
     elif isinstance(event, events.Compiling):
         console.notice("compiling convolutions for this CPU, once; this takes some ten seconds")
     else:
-        console.warning(f"fast convolutions do not work here ({event.why}); PyTorch's own take longer")
+        console.warning(str(event))
 
 
 class BatchDisplay:

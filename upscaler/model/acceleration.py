@@ -66,8 +66,7 @@ class Acceleration:
         first = not winograd.loaded()
         if first and not winograd.ready():
             self._notify(Compiling())
-        works = winograd.usable()
-        if first and not works:
+        self._used = winograd.usable()
+        if first and not self._used:
             self._notify(Uncompiled(winograd.failure()))
-        self._used = self._used or works
-        return works
+        return self._used

@@ -103,10 +103,8 @@ class Engine:
                 least.append(error.least)
         if not plans:
             raise NoPlanError(min(least))
-        fitting = [plan for plan in plans if plan.memory * passes + plan.held <= budget]
-        return (
-            min(fitting, key=self._cost) if fitting else min(plans, key=lambda plan: plan.memory * passes + plan.held)
-        )
+        fitting = [plan for plan in plans if plan.together(passes) <= budget]
+        return min(fitting, key=self._cost) if fitting else min(plans, key=lambda plan: plan.together(passes))
 
     def _operations_of(self, pixels: int) -> float:
         network = self.network

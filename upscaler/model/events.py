@@ -40,6 +40,9 @@ class Uncompiled:
 
     why: str
 
+    def __str__(self) -> str:
+        return f"fast convolutions do not work here ({self.why}); PyTorch's own take longer"
+
 
 Event = Worked | Redone | Shrunk | Compiling | Uncompiled
 Notify = Callable[[Event], None]

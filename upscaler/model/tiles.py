@@ -102,6 +102,10 @@ class Plan:
     def tiles(self) -> int:
         return ceil(self.height / self.tile_height) * ceil(self.width / self.tile_width)
 
+    def together(self, passes: int) -> int:
+        """Bytes of so many passes like this one that are at work together."""
+        return self.memory * passes + self.held
+
     def row(self, top: int) -> list[Box]:
         """The tiles, left to right, of the row of tiles that starts at ``top``."""
         bottom = min(top + self.tile_height, self.height)
@@ -177,10 +181,7 @@ def make_plan(
         return _with_memory(rough, network, element, copies, shared, held)
 
     def fits(tile_width: int, tile_height: int) -> bool:
-        return within(plan(tile_height, tile_width))
-
-    def within(plan: Plan) -> bool:
-        return plan.memory * passes + plan.held <= budget
+        return plan(tile_height, tile_width).together(passes) <= budget
 
     if tile == "whole":
         return plan(height, width)
@@ -188,7 +189,7 @@ def make_plan(
         edge = max(ceil(tile / unit) * unit, unit)
         return plan(edge, edge)
     best = plan(height, width)
-    if within(best):
+    if best.together(passes) <= budget:
         return best
 
     fitting: list[tuple[float, Plan]] = []
@@ -200,8 +201,7 @@ def make_plan(
         candidate = plan(ceil(height / rows / unit) * unit, tile_width)
         fitting.append((candidate.operations(network), candidate))
     if not fitting:
-        smallest = plan(_SMALLEST_TILE, _SMALLEST_TILE)
-        raise NoPlanError(smallest.memory * passes + smallest.held)
+        raise NoPlanError(plan(_SMALLEST_TILE, _SMALLEST_TILE).together(passes))
     return min(fitting, key=lambda pair: pair[0])[1]
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from upscaler.errors import UserError
 from upscaler.model import winograd
+from upscaler.model.events import Uncompiled
 from upscaler.model.web import Progress
 from upscaler.model.weights import Weights
 from upscaler.saving import LOCK, alone_in, explained, whole_file
@@ -165,11 +166,12 @@ def _train(
             warn(f"left out of validation: {line}")
         if validation and len(validation) < validation.available:
             warn(f"validating with {len(validation)} of {validation.available} pictures, see validation.pictures")
-        if order.device.type == "cpu" and winograd.available():
+        direct = all(stage.engine.compile for stage in order.config.stages)
+        if order.device.type == "cpu" and winograd.available() and not direct:
             if not winograd.ready():
                 warn("convolutions are being compiled for this CPU, once, which takes some seconds")
             if not winograd.usable():
-                warn(f"fast convolutions do not work here ({winograd.failure()}); PyTorch's own take longer")
+                warn(str(Uncompiled(winograd.failure())))
         if run.supply.unused:
             warn("the training set's LR pictures are not used; --set data.lr=auto takes them")
         if validation is None:
