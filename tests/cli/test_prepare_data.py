@@ -188,6 +188,8 @@ def test_json_alone_is_on_stdout(srup: Any) -> None:
         (("photos", "--preview", "x.png"), "takes no SRC"),
         (("photos", "--scale", "4"), "--scale needs --lr or --degradation"),
         (("photos", "--validation", "many"), "'many' is no validation split"),
+        (("photos", "--sizes", "1,2"), "'1,2' are no sizes"),
+        (("photos", "--sizes", "1,0.5", "--lr", "low"), "--sizes does not go with --lr"),
         (("photos", "--degradation", "bicubik"), "did you mean bicubic"),
         *((("photos", "--name", name), "takes a plain name") for name in ("../x", "a/b", "/x", "..", "", ".")),
     ],

@@ -53,6 +53,9 @@ WAYS = {
         "gan.data.accumulate=2",
         "data.patch=[[0, 32], [0.5, 48]]",
         "data.noise=5",
+        "network.settings.features=12",
+        "network.settings.convolutions=2",
+        "generator.optimiser=muon",
     ],
     "penalty, clipping, half precision": [
         "gan.losses.adversarial=wgan",

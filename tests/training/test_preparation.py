@@ -245,6 +245,8 @@ def test_what_differs_from_the_set_that_is_there_is_named(photos: Path, tmp_path
     assert difference(replace(CROPS, storage=Storage(2, "blur", 0, 60_000), rules=Rules(Crops(64), multiple=2))) == (
         "scale: none then, 2 now; degradation: none then, blur now"
     )
+    sizes = Rules(Crops(64), sizes=(1.0, 0.5))
+    assert difference(replace(CROPS, rules=sizes)) == "sizes: 1.0 then, 1.0,0.5 now"
     save(tmp_path / "tests/x.png", scene(50))
     assert difference(benchmarks=find_sources([str(tmp_path / "tests")])) == "other benchmark pictures"
     (photos / "0.png").unlink()
@@ -477,6 +479,43 @@ def test_lr_pictures_made_now(photos: Path, tmp_path: Path, scene: Any, preset: 
     run(photos, tmp_path / "seed", replace(settings, storage=replace(settings.storage, seed=6)))
     other = PreparedSet(tmp_path / "seed").pictures()
     assert np.array_equal(other.lr(0), pictures.lr(0)) == (preset != "noise")
+
+
+def test_pictures_at_several_sizes(photos: Path, tmp_path: Path, scene: Any) -> None:
+    """160 x 192 pixels give nine crops of 64, at 0.7 (112 x 135) four and at 0.5 (80 x 96) four."""
+    rules = Rules(Crops(64), flat=0, blurred=0, sizes=(1.0, 0.7, 0.5))
+    outcome, _ = run(photos, tmp_path / "set", replace(CROPS, rules=rules, validation=0))
+    pictures = PreparedSet(tmp_path / "set").pictures()
+    of_each = {"0.png": resize(scene(0), 112, 135, 0.7), "0.png half": resize(scene(0), 80, 96, 0.5)}
+    names = [name for name in pictures.names if name.startswith("0.png")]
+    assert names == [
+        *(f"0.png@{top},{left}" for top in (0, 64, 96) for left in (0, 64, 128)),
+        *(f"0.png@{top},{left}x0.7" for top in (0, 48) for left in (0, 64)),
+        *(f"0.png@{top},{left}x0.5" for top in (0, 16) for left in (0, 32)),
+    ]
+    hr = {name: pictures.hr(index) for index, name in enumerate(pictures.names)}
+    assert np.array_equal(hr["0.png@96,64"], scene(0)[96:160, 64:128])
+    assert np.array_equal(hr["0.png@48,64x0.7"], of_each["0.png"][48:112, 64:128])
+    assert np.array_equal(hr["0.png@16,32x0.5"], of_each["0.png half"][16:80, 32:96])
+    everything = np.stack([pictures.hr(index) for index in range(len(pictures))]) / 255
+    assert outcome.manifest["statistics"]["train"]["pictures"] == len(pictures) == 5 * 17
+    assert outcome.manifest["statistics"]["train"]["mean"] == pytest.approx(everything.mean(axis=(0, 1, 2)), abs=1e-6)
+
+
+def test_lr_of_smaller_pictures(photos: Path, tmp_path: Path, scene: Any) -> None:
+    """With sizes that are no multiples of the scale, and the whole picture at each size."""
+    settings = replace(CROPS, rules=Rules(multiple=3, sizes=(0.5, 1.0)), storage=Storage(3, "nearest"), validation=0)
+    run(photos, tmp_path / "set", settings)
+    pictures = PreparedSet(tmp_path / "set").pictures()
+    assert pictures.names[:2] == ["0.png@0,0x0.5", "0.png@0,0"]
+    half = resize(scene(0), 80, 96, 0.5)[:78]
+    assert np.array_equal(pictures.hr(0), half)
+    assert np.array_equal(pictures.lr(0), half[1::3, 1::3])
+
+
+def test_a_picture_too_small_at_every_size(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="none of 5 pictures"):
+        run(photos, tmp_path / "set", replace(CROPS, rules=Rules(Crops(128), sizes=(0.7, 0.5))))
 
 
 def test_kinds_of_pixels(tmp_path: Path, scene: Any, save: Any) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upscaler.errors import UserError
-from upscaler.training.selection import Crops, detail, parse_validation, validation_split
+from upscaler.training.selection import Crops, detail, parse_sizes, parse_validation, validation_split
 
 
 @given(
@@ -62,6 +62,17 @@ def test_a_validation_split_is_a_share_or_a_count(text: str, value: float) -> No
 def test_no_validation_split(text: str) -> None:
     with pytest.raises(UserError, match="no validation split"):
         parse_validation(text)
+
+
+@pytest.mark.parametrize(("text", "sizes"), [("1", (1,)), ("1,0.7,0.5", (1, 0.7, 0.5)), ("0.1, 1.0", (0.1, 1))])
+def test_sizes(text: str, sizes: tuple[float, ...]) -> None:
+    assert parse_sizes(text) == sizes
+
+
+@pytest.mark.parametrize("text", ["", "0.05", "2", "1,", "1,1.0", "half", "nan", "-1", "1;0.5"])
+def test_no_sizes(text: str) -> None:
+    with pytest.raises(UserError, match="are no sizes"):
+        parse_sizes(text)
 
 
 def test_the_split_follows_the_digests_not_the_order() -> None:

@@ -52,6 +52,12 @@ def prepare_data(
             help="Add a last crop at the edge if so many pixels remain. Without it: a quarter of the crop's size.",
         ),
     ] = None,
+    sizes: Annotated[
+        str,
+        typer.Option(
+            "--sizes", metavar="SHARES", help="Take each picture at these shares of its size, such as 1,0.7,0.5."
+        ),
+    ] = "1",
     flat: Annotated[
         float,
         typer.Option(
@@ -140,21 +146,23 @@ def prepare_data(
     from upscaler.training.building import Storage
     from upscaler.training.inspection import Rules
     from upscaler.training.preparation import SAMPLES, Settings, prepare
-    from upscaler.training.selection import Crops, parse_validation
+    from upscaler.training.selection import Crops, parse_sizes, parse_validation
     from upscaler.training.shards import default_data_folder
     from upscaler.training.sources import find_sources, left_out, with_partners
 
     try:
-        share = parse_validation(validation)
+        share, shares = parse_validation(validation), parse_sizes(sizes)
         if degradation is not None:
             from upscaler.training.degradation import find_preset
 
             find_preset(degradation)
     except UserError as error:
         raise typer.BadParameter(str(error)) from error
+    if lr is not None and shares != (1.0,):
+        raise typer.BadParameter("--sizes does not go with --lr, whose pictures have one size")
     folder = output or default_data_folder(name)
     settings = Settings(
-        Rules(Crops(crop, step, least), flat, blurred, multiple=stored or 1, first_frame=first_frame),
+        Rules(Crops(crop, step, least), flat, blurred, stored or 1, first_frame, shares),
         Storage(stored, degradation, seed, shard_size),
         duplicates=not keep_duplicates,
         validation=share,

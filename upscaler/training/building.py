@@ -18,7 +18,7 @@ import numpy as np
 
 from upscaler.digests import digest_of
 from upscaler.errors import UserError
-from upscaler.training.inspection import Box, cut, read_rgb
+from upscaler.training.inspection import Box, cut, read_rgb, resized
 from upscaler.training.shards import Picture, ShardFile, begins_with, shard_header, write_file
 from upscaler.training.sources import Source
 
@@ -54,7 +54,8 @@ class Piece:
 
     @property
     def name(self) -> str:
-        return f"{self.source.name}@{self.box[0]},{self.box[1]}"
+        size = "" if self.box.size == 1 else f"x{self.box.size:g}"
+        return f"{self.source.name}@{self.box.top},{self.box.left}{size}"
 
 
 def build(
@@ -149,7 +150,7 @@ class _Plan:
     def header(self) -> bytes:
         shapes = []
         for piece in self.pieces:
-            height, width = piece.box[2:]
+            _, _, height, width, _ = piece.box
             shapes.append((f"{piece.name}/hr", (height, width)))
             if self.scale is not None:
                 shapes.append((f"{piece.name}/lr", (height // self.scale, width // self.scale)))
@@ -161,7 +162,7 @@ class _Plan:
 
 
 def _bytes(box: Box, scale: int | None) -> int:
-    height, width = box[2:]
+    _, _, height, width, _ = box
     return 3 * (height * width + (height // scale) * (width // scale) if scale else height * width)
 
 
@@ -192,16 +193,18 @@ def _cut_out(group: tuple[Source, list[Piece]], storage: Storage, first_frame: b
     pixels = read_rgb(source.path, first_frame=first_frame)
     given = None if source.lr is None else read_rgb(source.lr, first_frame=first_frame)
     pictures = []
-    for piece in pieces:
-        hr = np.ascontiguousarray(cut(pixels, piece.box))
-        pictures.append(hr)
-        if storage.scale is not None:
-            if given is not None:
-                top, left, height, width = (edge // storage.scale for edge in piece.box)
-                lr = np.ascontiguousarray(cut(given, (top, left, height, width)))
-            else:
-                lr = _degraded(hr, piece, storage.scale, storage)
-            pictures.append(lr)
+    for size, alike in groupby(pieces, lambda piece: piece.box.size):
+        scaled = resized(pixels, size)
+        for piece in alike:
+            hr = np.ascontiguousarray(cut(scaled, piece.box))
+            pictures.append(hr)
+            if storage.scale is not None:
+                if given is not None:
+                    small = Box(*(edge // storage.scale for edge in piece.box[:4]))
+                    lr = np.ascontiguousarray(cut(given, small))
+                else:
+                    lr = _degraded(hr, piece, storage.scale, storage)
+                pictures.append(lr)
     return pictures
 
 
@@ -211,7 +214,7 @@ def _degraded(hr: Picture, piece: Piece, scale: int, storage: Storage) -> Pictur
     from upscaler.training.degradation import find_preset
 
     # The same picture is degraded alike whatever it is called and whatever else is in the set.
-    key = f"{storage.seed} {piece.source.digests[0]} {piece.box}"
+    key = f"{storage.seed} {piece.source.digests[0]} {tuple(piece.box)}"
     seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little") >> 1
     x = torch.from_numpy(hr).permute(2, 0, 1)[None].float() / 255
     lr = find_preset(storage.degradation or "")(x, scale, torch.Generator().manual_seed(seed))

@@ -56,7 +56,7 @@ class Data(_Section, frozen=True):
 class Optimiser(_Section, frozen=True):
     """How one network's weights move. ``clip`` is the largest norm of the gradient; 0 does not clip."""
 
-    optimiser: Literal["adam", "adamw", "sgd"]
+    optimiser: Literal["adam", "adamw", "sgd", "muon"]
     learning_rate: Rate
     betas: tuple[Beta, Beta]
     weight_decay: Amount

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 _WORDS = {
+    "sizes": "sizes",
     "size": "crop",
     "step": "step",
     "least": "least",
@@ -66,4 +67,6 @@ def _flat(settings: Any) -> dict[str, Any]:
 def _plain(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
+    if isinstance(value, list):
+        return ",".join(str(part) for part in value)
     return "none" if value is None else str(value)

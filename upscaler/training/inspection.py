@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from upscaler.errors import UserError
 from upscaler.images.alpha import without_alpha
 from upscaler.images.files import open_picture
 from upscaler.images.metrics import sharpness
+from upscaler.images.resize import resize, scaled_size
 from upscaler.images.sheets import as_rgb
 from upscaler.training.benchmarks import Benchmarks
 from upscaler.training.fingerprints import SMALLEST, luma, thumbnail
@@ -22,11 +24,18 @@ from upscaler.training.selection import Crops, detail
 from upscaler.training.shards import Picture
 from upscaler.training.sources import Source
 
-Box = tuple[int, int, int, int]
-"""(top, left, height, width)."""
-
 FAILURES = ("unreadable", "transparent", "pair")
 """Reasons that somebody should mend; the others are what the settings ask for."""
+
+
+class Box(NamedTuple):
+    """A part of a source picture, in pixels of the picture at this share of its size."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    size: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,7 @@ class Rules:
         blurred: crops with less ``metrics.sharpness`` are dropped; 0 keeps all.
         multiple: sizes are cut down to multiples of this, at the right and at the bottom.
         first_frame: take the first frame or page of files with several.
+        sizes: shares of its size at which a picture is taken, each at most 1.
     """
 
     crops: Crops = field(default_factory=Crops)
@@ -46,6 +56,16 @@ class Rules:
     blurred: float = 8.0
     multiple: int = 1
     first_frame: bool = False
+    sizes: tuple[float, ...] = (1.0,)
+
+    def boxes(self, height: int, width: int) -> list[Box]:
+        """All crops of a picture of this size, those of one of its sizes after another."""
+        found: list[Box] = []
+        for size in self.sizes:
+            rows, columns = scaled_size(height, width, size)
+            boxes = self.crops.boxes(rows - rows % self.multiple, columns - columns % self.multiple)
+            found += [Box(*box, size) for box in boxes]
+        return found
 
 
 @dataclass(frozen=True)
@@ -84,7 +104,7 @@ class Inspection:
     def from_json(cls, fields: dict[str, Any]) -> Self:
         """Back from ``as_json``."""
         lists = {name: tuple(fields[name]) for name in ("digests", "sums", "squares")}
-        return cls(**{**fields, **lists, "boxes": tuple(tuple(box) for box in fields["boxes"])})
+        return cls(**{**fields, **lists, "boxes": tuple(Box(*box) for box in fields["boxes"])})
 
 
 def read_rgb(path: Path, *, first_frame: bool = False) -> Picture:
@@ -130,7 +150,7 @@ def inspect(source: Source, rules: Rules, benchmarks: Benchmarks, scale: int | N
         words = str(error).replace(f"cannot read {source.path}: ", "").replace(f"cannot read {source.lr}: ", "LR: ")
         return refused("unreadable", words)
     height, width = pixels.shape[:2]
-    boxes = rules.crops.boxes(height - height % rules.multiple, width - width % rules.multiple)
+    boxes = rules.boxes(height, width)
     if not boxes:
         return refused("small", f"{width} x {height} pixels are too few for a crop of {rules.crops.size}", pixels)
     if min(height, width) < SMALLEST:
@@ -144,17 +164,20 @@ def inspect(source: Source, rules: Rules, benchmarks: Benchmarks, scale: int | N
     kept: list[Box] = []
     dropped: Counter[str] = Counter()
     sums, squares = np.zeros(3, np.int64), np.zeros(3, np.int64)
-    for box in boxes:
-        part = cut(grey, box)
-        if detail(part) < rules.flat:
-            dropped["flat"] += 1
-        elif sharpness(part) < rules.blurred:
-            dropped["blurred"] += 1
-        else:
-            kept.append(box)
-            levels = cut(pixels, box).reshape(-1, 3).astype(np.int64)
-            sums += levels.sum(axis=0)
-            squares += (levels * levels).sum(axis=0)
+    for size, group in groupby(boxes, lambda box: box.size):
+        scaled = resized(pixels, size)
+        grey = luma(scaled)
+        for box in group:
+            part = cut(grey, box)
+            if detail(part) < rules.flat:
+                dropped["flat"] += 1
+            elif sharpness(part) < rules.blurred:
+                dropped["blurred"] += 1
+            else:
+                kept.append(box)
+                levels = cut(scaled, box).reshape(-1, 3).astype(np.int64)
+                sums += levels.sum(axis=0)
+                squares += (levels * levels).sum(axis=0)
     return Inspection(
         source.name,
         source.digests,
@@ -168,7 +191,14 @@ def inspect(source: Source, rules: Rules, benchmarks: Benchmarks, scale: int | N
     )
 
 
+def resized(pixels: Picture, size: float) -> Picture:
+    """A picture at a share of its size, by MATLAB's bicubic."""
+    if size == 1:
+        return pixels
+    height, width, _ = pixels.shape
+    return resize(pixels, *scaled_size(height, width, size), size)
+
+
 def cut(pixels: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
-    """The part of (H, W, ...) that a box says."""
-    top, left, height, width = box
-    return pixels[top : top + height, left : left + width]
+    """The part that a box says of (H, W, ...), a picture at the box's size."""
+    return pixels[box.top : box.top + box.height, box.left : box.left + box.width]

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from upscaler.training import config
+from upscaler.training.muon import Muon
 
 _FUSED = ("cpu", "cuda")
 
@@ -16,6 +17,8 @@ _FUSED = ("cpu", "cuda")
 def build_optimiser(settings: config.Optimiser, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """The optimiser of these parameters, in one kernel for all of them where the device has one."""
     parameters = list(parameters)
+    if settings.optimiser == "muon":
+        return Muon(parameters, settings.learning_rate, settings.betas, settings.weight_decay)
     fused = parameters[0].device.type in _FUSED
     if settings.optimiser == "sgd":
         return torch.optim.SGD(

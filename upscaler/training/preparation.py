@@ -51,6 +51,11 @@ class Settings:
     duplicates: bool = True
     validation: float | int = 0
 
+    def as_json(self) -> dict[str, Any]:
+        """As the manifest holds it: lists for tuples."""
+        settings: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return settings
+
 
 @dataclass(frozen=True)
 class Advanced:
@@ -132,7 +137,7 @@ class _Run:
     def prepare(self, sources: Sequence[Source], benchmarks: Sequence[Source], overwrite: bool) -> Outcome:
         tests = self._identified(benchmarks, "reading benchmarks")
         sources = self._identified(sources, "reading")
-        known = {"settings": asdict(self.settings), "benchmarks": [[test.name, *test.digests] for test in tests]}
+        known = {"settings": self.settings.as_json(), "benchmarks": [[test.name, *test.digests] for test in tests]}
         identity = _digest([FORMAT, known, [[source.name, *source.digests] for source in sources]])
         asked = known | {"sources": [{"name": each.name, "sha256": list(each.digests)} for each in sources]}
         if (self.folder / MANIFEST).exists() and (there := self._existing(identity, asked, overwrite)):

@@ -73,6 +73,21 @@ def parse_validation(text: str) -> float | int:
     return share
 
 
+def parse_sizes(text: str) -> tuple[float, ...]:
+    """``1,0.7,0.5`` as shares of a picture's size.
+
+    Raises:
+        UserError: one of them is no number of 0.1 to 1, or comes twice.
+    """
+    try:
+        sizes = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        sizes = ()
+    if not sizes or not all(0.1 <= size <= 1 for size in sizes) or len(set(sizes)) < len(sizes):
+        raise UserError(f"{text!r} are no sizes; use different shares of 0.1 to 1, such as 1,0.7,0.5")
+    return sizes
+
+
 def validation_split(digests: Sequence[str], wanted: float | int, groups: Sequence[int]) -> frozenset[int]:
     """Which pictures are set apart for validation.
 

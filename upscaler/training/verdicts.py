@@ -82,7 +82,7 @@ def statistics(inspections: Sequence[Inspection], splits: Mapping[int, str]) -> 
 
 def _amounts(inspections: Sequence[Inspection]) -> dict[str, Any]:
     """Counts, and mean and standard deviation of red, green and blue, 0..1, of what is kept."""
-    pixels = sum(height * width for each in inspections for _, _, height, width in each.boxes)
+    pixels = sum(box.height * box.width for each in inspections for box in each.boxes)
     amounts: dict[str, Any] = {
         "sources": len(inspections),
         "pictures": sum(len(each.boxes) for each in inspections),
