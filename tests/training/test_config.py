@@ -150,10 +150,11 @@ def test_steps_and_where_stages_begin() -> None:
     assert (config.steps, config.begin(0), config.begin(1)) == (1_400_000, 0, 1_000_000)
 
 
-def test_the_smallest_patch_of_a_growing_one() -> None:
+def test_the_smallest_that_is_shown() -> None:
+    """The first patches of those that grow, without the border that a shift takes."""
     stages = load_config("progressive").stages
-    assert [stage.smallest_patch for stage in stages] == [64, 96]
-    assert load_config("psnr").stages[0].smallest_patch == 192
+    assert [stage.smallest_shown for stage in stages] == [64, 96]
+    assert load_config("psnr", settings=["stabilisers.shift=8"]).stages[0].smallest_shown == 184
 
 
 def test_differences_are_told_by_key() -> None:

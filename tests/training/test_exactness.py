@@ -42,6 +42,7 @@ WAYS = {
         "gan.discriminator.kind=vgg",
         "gan.discriminator.norm=batch",
         "gan.stabilisers.instance_noise=20",
+        "gan.stabilisers.shift=3",
         "gan.stabilisers.label_noise=0.2",
         "gan.stabilisers.label_flips=0.1",
         "data.lr=device",

@@ -37,6 +37,7 @@ SETTINGS = [
     "discriminator.optimiser=sgd",
     "discriminator.learning_rate=0.1",
     "gan.stabilisers.instance_noise=10",
+    "gan.stabilisers.shift=3",
     "gan.stabilisers.label_noise=0.1",
     "data.lr=device",
     "data.degradation=realesrgan",

@@ -12,7 +12,7 @@ from upscaler.model.compact import Compact
 from upscaler.model.residual import Residual
 from upscaler.model.rrdbnet import RRDBNet
 from upscaler.training.discriminators import build_discriminator
-from upscaler.training.stabilisers import Initialisation, Labels, fading, initialise, instance_noise, mixing
+from upscaler.training.stabilisers import Initialisation, Labels, fading, initialise, instance_noise, mixing, shifted
 
 MANY = range(4000)
 
@@ -103,6 +103,28 @@ def test_mixing_is_even_and_belongs_to_samples() -> None:
     assert torch.equal(mix[10:20], mixing(range(10, 20)))
     labels = Labels(smoothing=0.5, noise=0.5).real(MANY).flatten()
     assert abs(float(torch.corrcoef(torch.stack([mix.flatten(), labels]))[0, 1])) < 0.05
+
+
+def test_shifted_pictures_are_parts_at_places_of_their_seeds() -> None:
+    """Positions as values tell where each part is from; all places are met, and about as often."""
+    rows, columns = torch.meshgrid(torch.arange(12.0), torch.arange(10.0), indexing="ij")
+    pictures = torch.stack([rows, columns]).expand(400, 2, 12, 10)
+    parts = shifted(pictures, 3, range(400))
+    assert parts.shape == (400, 2, 9, 7)
+    places = parts[:, :, 0, 0]
+    assert torch.equal(parts[:, :, -1, -1] - places, torch.tensor([8.0, 6.0]).expand(400, 2))
+    found, counts = torch.unique(places, dim=0, return_counts=True)
+    assert len(found) == 16
+    assert counts.min() > 10
+    assert torch.equal(shifted(pictures[:5], 3, range(7, 12)), parts[7:12])
+    assert shifted(pictures, 0, range(400)) is pictures
+
+
+def test_gradients_pass_through_a_shift() -> None:
+    pictures = torch.rand(2, 3, 8, 8, requires_grad=True)
+    shifted(pictures, 2, [1, 2]).sum().backward()  # type: ignore[no-untyped-call]
+    assert pictures.grad is not None
+    assert pictures.grad.sum() == 2 * 3 * 36
 
 
 def test_instance_noise_has_its_sigma_and_passes_gradients() -> None:

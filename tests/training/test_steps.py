@@ -186,6 +186,7 @@ def test_accumulated_parts_are_the_whole_batch(parts: int) -> None:
     settings = (
         "gan.losses.adversarial=standard",
         "gan.stabilisers.instance_noise=10",
+        "gan.stabilisers.shift=3",
         "discriminator.norm=none",
         *PLAIN,
     )
@@ -251,6 +252,30 @@ def test_features_that_are_seen_pull_the_pictures_towards_the_target() -> None:
         steps.make(source, watch=True, histograms=False)
         found.append(steps.reading()[0]["loss/feature"])
     assert found[-1] < 0.9 * found[0]
+
+
+def test_discriminator_and_vgg_see_pictures_at_the_same_random_places() -> None:
+    layers = {"features.0.weight": torch.randn(64, 3, 3, 3), "features.0.bias": torch.zeros(64)}
+    vgg = VGGFeatures("vgg19", ["conv1_1"], layers)
+    settings = ("gan.stabilisers.shift=5", "gan.losses.feature_weight=1", "perceptual.layers={conv1_1=1.0}")
+    steps = make(stage(*settings), vgg=vgg)
+    assert steps.discriminator is not None
+    judged: list[Tensor] = []
+    looked: list[Tensor] = []
+    steps.discriminator.network.register_forward_pre_hook(lambda _, inputs: judged.append(inputs[0].detach()))
+    vgg.register_forward_pre_hook(lambda _, inputs: looked.append(inputs[0].detach()))
+    one_step(steps)
+    real, fake = judged[:2]
+    assert real.shape == fake.shape == (4, 3, 27, 27)
+    whole = next(batches()).hr / 255
+    places = [
+        [(top, left) for top in range(6) for left in range(6) if torch.equal(part, hr[:, top:, left:][:, :27, :27])]
+        for part, hr in zip(real, whole, strict=True)
+    ]
+    assert all(len(found) == 1 for found in places)
+    assert len({found[0] for found in places}) > 1
+    for seen, expected in zip([*judged[2:], *looked], [real, fake, fake, real], strict=True):
+        assert torch.equal(seen, expected)
 
 
 def test_the_average_follows_and_is_not_trained() -> None:

@@ -108,13 +108,17 @@ class Perceptual(_Section, frozen=True):
 
 
 class Stabilisers(_Section, frozen=True):
-    """What keeps a discriminator from winning too early. ``instance_noise`` is in levels of 255."""
+    """What keeps a discriminator from winning too early, and layers with strides from leaving their grid.
+
+    ``instance_noise`` is in levels of 255, ``shift`` in pixels.
+    """
 
     smoothing: Annotated[float, Meta(ge=0, lt=1)]
     label_noise: Amount
     label_flips: Share
     instance_noise: Amount
     instance_noise_until: Share
+    shift: Annotated[int, Meta(ge=0)]
 
 
 class Engine(_Section, frozen=True):
@@ -165,10 +169,10 @@ class Stage(_Section, frozen=True):
         return self.discriminator.kind != "none"
 
     @property
-    def smallest_patch(self) -> int:
-        """HR pixels along an edge, at the time when they are fewest."""
+    def smallest_shown(self) -> int:
+        """HR pixels along an edge of what the discriminator and VGG see, at the time when they are fewest."""
         patch = self.data.patch
-        return patch if isinstance(patch, int) else min(size for _, size in patch)
+        return (patch if isinstance(patch, int) else min(size for _, size in patch)) - self.stabilisers.shift
 
 
 class Config(_Section, frozen=True):

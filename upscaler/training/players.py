@@ -84,10 +84,10 @@ def make_discriminator(stage: Stage, seed: int) -> nn.Module | None:
     discriminator = build_discriminator(
         settings.kind, features=settings.features, kernel=settings.kernel, norm=settings.norm
     )
-    if stage.smallest_patch < discriminator.smallest:
+    if stage.smallest_shown < discriminator.smallest:
         raise UserError(
             f"a {settings.kind} discriminator judges pictures from {discriminator.smallest} x {discriminator.smallest} "
-            f"pixels, and the patches have {stage.smallest_patch}; take a larger data.patch"
+            f"pixels, and is shown {stage.smallest_shown}; take a larger data.patch"
         )
     initialise(discriminator, "default", seed=seed)
     return discriminator
@@ -174,14 +174,14 @@ def _layers(stage: Stage) -> list[str]:
 def _check_patches(stage: Stage, layers: Sequence[str]) -> None:
     """See that features of the patches have at least one position, and a patch of texture a whole number."""
     for layer in layers:
-        if stride(layer) > stage.smallest_patch:
+        if stride(layer) > stage.smallest_shown:
             raise UserError(f"{layer} needs patches from {stride(layer)} pixels; take a larger data.patch")
     patch = stage.perceptual.texture_patch
     for layer in stage.perceptual.texture_layers if stage.losses.texture_weight else ():
-        if patch % stride(layer) or patch > stage.smallest_patch:
+        if patch % stride(layer) or patch > stage.smallest_shown:
             raise UserError(
                 f"perceptual.texture_patch {patch} must be a multiple of {stride(layer)} for {layer}, "
-                "and no larger than data.patch"
+                "and no larger than data.patch without stabilisers.shift"
             )
 
 

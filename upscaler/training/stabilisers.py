@@ -1,4 +1,4 @@
-"""What keeps GAN training stable: labels that are not too sure, noise on D's input, and initialisation.
+"""What keeps GAN training stable: labels that are not too sure, noise on D's input, its place, and initialisation.
 
 Everything random about a sample is a pure function of its seed, a number from 0 on. A run is therefore the
 same however its samples are spread over processes, and needs no state of a generator to go on.
@@ -24,7 +24,7 @@ Initialisation = Literal["default", "kaiming", "orthogonal"]
 
 _Layer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 
-_REAL, _FAKE, _MIX, _NOISE = range(4)
+_REAL, _FAKE, _MIX, _NOISE, _SHIFT = range(5)
 _POWER_ITERATIONS = 15
 
 
@@ -93,6 +93,30 @@ def instance_noise(pictures: Tensor, sigma: float, seeds: Sequence[int], stream:
     keyed = zip(pictures, seeds, strict=True)
     noise = torch.stack([seeded_normal(picture, _seed(seed, _NOISE, stream)) for picture, seed in keyed])
     return torch.add(pictures, noise, alpha=sigma)
+
+
+def shifted(pictures: Tensor, most: int, seeds: Sequence[int]) -> Tensor:
+    """Pictures cut to a smaller size at a place of its own for each; gradients pass through.
+
+    The gradient of a layer with a stride has a grid (Odena et al., "Deconvolution and Checkerboard Artifacts",
+    Distill 2016). That of a discriminator or VGG lies on patches as on the sub-pixels of the generator, always
+    alike, and is learnt by it; cut like this it falls on all of them evenly.
+
+    Args:
+        pictures: (N, C, H, W).
+        most: pixels that are left out along each axis, some before and the others behind; with 0 the pictures
+            come back as they are.
+        seeds: one for each picture.
+
+    Returns:
+        (N, C, H - most, W - most).
+    """
+    if not most:
+        return pictures
+    height, width = pictures.shape[2] - most, pictures.shape[3] - most
+    places = [np.random.default_rng((seed, _SHIFT)).integers(0, most, 2, endpoint=True) for seed in seeds]
+    keyed = zip(pictures, places, strict=True)
+    return torch.stack([picture[:, top : top + height, left : left + width] for picture, (top, left) in keyed])
 
 
 def fading(start: float, until: float, progress: float) -> float:

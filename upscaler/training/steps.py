@@ -21,7 +21,7 @@ from upscaler.training.measuring import Meter, distributions, gradient_sizes, re
 from upscaler.training.pairs import Batch, degraded, floats
 from upscaler.training.perceptual import VGGFeatures, feature_distance, texture_distance
 from upscaler.training.processes import Processes
-from upscaler.training.stabilisers import Labels, fading, instance_noise
+from upscaler.training.stabilisers import Labels, fading, instance_noise, shifted
 from upscaler.transfers import sent
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -147,7 +147,7 @@ class Steps:
             with learner.joining(last=number == len(parts) - 1), parametrize.cached():
                 with self._autocast():
                     real_output, fake_output, penalty = learner.forward(
-                        self._noised(real, seeds, _D_REAL), self._noised(fake, seeds, _D_FAKE), seeds
+                        self._shown(real, seeds, _D_REAL), self._shown(fake, seeds, _D_FAKE), seeds
                     )
                 real_output, fake_output = real_output.float(), fake_output.float()
                 real_labels = sent(self.labels.real(seeds), self.device)
@@ -187,9 +187,9 @@ class Steps:
             terms["pixel"] = losses.pixel_weight * pixel_loss(losses.pixel, fake, target)
         if self.vgg is not None:
             with self._autocast():
-                seen = self.vgg(fake)
+                seen = self.vgg(self._shifted(fake, seeds))
                 with torch.no_grad():
-                    wanted = self.vgg(target)
+                    wanted = self.vgg(self._shifted(target, seeds))
             if losses.feature_weight:
                 distance = feature_distance(seen, wanted, perceptual.layers, losses.feature)
                 terms["feature"] = losses.feature_weight * distance
@@ -199,8 +199,8 @@ class Steps:
         if self.discriminator is not None and losses.adversarial_weight:
             with self._autocast(), parametrize.cached():
                 with torch.no_grad():
-                    real_output = self.discriminator.network(self._noised(real, seeds, _G_REAL))
-                fake_output = self.discriminator.network(self._noised(fake, seeds, _G_FAKE))
+                    real_output = self.discriminator.network(self._shown(real, seeds, _G_REAL))
+                fake_output = self.discriminator.network(self._shown(fake, seeds, _G_FAKE))
             loss = generator_loss(losses.adversarial, real_output.float(), fake_output.float(), self.processes.mean)
             terms["adversarial"] = losses.adversarial_weight * loss
         return terms
@@ -210,8 +210,12 @@ class Steps:
             fake: Tensor = self.generator.forward(lr)
         return fake.float()
 
-    def _noised(self, pictures: Tensor, seeds: Sequence[int], stream: int) -> Tensor:
-        return instance_noise(pictures, self.sigma / 255, seeds, stream)
+    def _shown(self, pictures: Tensor, seeds: Sequence[int], stream: int) -> Tensor:
+        """What the discriminator sees of pictures."""
+        return instance_noise(self._shifted(pictures, seeds), self.sigma / 255, seeds, stream)
+
+    def _shifted(self, pictures: Tensor, seeds: Sequence[int]) -> Tensor:
+        return self._laid(shifted(pictures, self.stage.stabilisers.shift, seeds))
 
     def _laid(self, pictures: Tensor) -> Tensor:
         if self.stage.engine.channels_last:
