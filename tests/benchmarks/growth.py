@@ -19,10 +19,12 @@ EDGES = {"0.25": 500, "1": 1000, "4": 2000, "16": 4000, "64": 8000}
 """Megapixels of the picture before, and its edge."""
 PLANS = {"default": (), "1GB": ("--memory", "1GB")}
 SMALL_ROUNDS, STARTS = 3, 5
+_UPSCALE = ["-m", "upscaler", "upscale", "-m", "realesr-animevideov3"]
+"""With Compact, 64 features and 16 convolutions."""
 _START = {
     "help": ["-m", "upscaler", "--help"],
     "import torch": ["-c", "import torch"],
-    "64x64": ["-m", "upscaler", "upscale"],
+    "64x64": _UPSCALE,
 }
 
 
@@ -45,7 +47,7 @@ def cases(rounds: int | None) -> Iterator[tuple[str, list[str], int | None, int]
         yield f"start/{name}", command, 64 if name == "64x64" else None, rounds or STARTS
     for megapixels, edge in EDGES.items():
         for plan, options in PLANS.items():
-            command = ["-m", "upscaler", "upscale", *options]
+            command = [*_UPSCALE, *options]
             yield f"growth/{megapixels}/{plan}", command, edge, rounds or (SMALL_ROUNDS if edge <= 1000 else 1)
 
 

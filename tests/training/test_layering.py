@@ -16,8 +16,8 @@ def _gan(preset: str, *settings: str, file: Path | None = None) -> Stage:
 
 def test_the_presets() -> None:
     assert preset_names() == [
-        "compact-gan", "compact-psnr", "enhancenet", "esrdgan", "esrgan", "photo-psnr", "progressive", "psnr", "quick",
-        "realesrgan", "srgan", "wgan-gp",
+        "compact-gan", "compact-psnr", "enhancenet", "esrdgan", "esrgan", "photo", "photo-psnr", "progressive", "psnr",
+        "quick", "realesrgan", "srgan", "wgan-gp",
     ]  # fmt: skip
     assert all(summary(name) == load_config(name).summary != "" for name in preset_names())
 
