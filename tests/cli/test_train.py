@@ -331,7 +331,11 @@ def test_settings_that_cannot_be(srup: Any, data: Path, arguments: tuple[str, ..
         ),
         (
             ("--set", "losses.feature_weight=1", "--set", "perceptual.layers={pool5 = 1}", "--set", "data.patch=16"),
-            "pool5 needs patches from 32 pixels",
+            "pool5 needs patches from 32 pixels; take a larger data.patch",
+        ),
+        (
+            ("--set", "gan.stabilisers.shift=20"),
+            "is shown 12; take a larger data.patch or a smaller stabilisers.shift",
         ),
         (
             ("--set", "losses.texture_weight=1", "--set", "perceptual.texture_patch=6"),

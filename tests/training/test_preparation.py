@@ -514,8 +514,20 @@ def test_lr_of_smaller_pictures(photos: Path, tmp_path: Path, scene: Any) -> Non
 
 
 def test_a_picture_too_small_at_every_size(photos: Path, tmp_path: Path) -> None:
+    events: list[Event] = []
+    settings = replace(CROPS, rules=Rules(Crops(128), sizes=(0.7, 0.5)))
     with pytest.raises(UserError, match="none of 5 pictures"):
-        run(photos, tmp_path / "set", replace(CROPS, rules=Rules(Crops(128), sizes=(0.7, 0.5))))
+        prepare(find_sources([str(photos)]), tmp_path / "set", settings, events.append)
+    assert set(dropped(events).values()) == {"192 x 160 pixels, taken at 0.7 of that, are too few for a crop of 128"}
+
+
+def test_a_copy_that_would_be_tiny_is_left_out(photos: Path, tmp_path: Path) -> None:
+    """0.15 of 160 x 192 pixels has 24 x 29, and hardly anything in it; 0.25 has 40 x 48."""
+    settings = replace(CROPS, rules=Rules(flat=0, blurred=0, sizes=(1.0, 0.25, 0.15)), validation=0)
+    run(photos, tmp_path / "set", settings)
+    names = PreparedSet(tmp_path / "set").pictures().names
+    assert names[:2] == ["0.png@0,0", "0.png@0,0x0.25"]
+    assert len(names) == 10
 
 
 def test_kinds_of_pixels(tmp_path: Path, scene: Any, save: Any) -> None:

@@ -69,7 +69,7 @@ def test_sizes(text: str, sizes: tuple[float, ...]) -> None:
     assert parse_sizes(text) == sizes
 
 
-@pytest.mark.parametrize("text", ["", "0.05", "2", "1,", "1,1.0", "half", "nan", "-1", "1;0.5"])
+@pytest.mark.parametrize("text", ["", "0.05", "2", "1,", "1,1.0", "half", "nan", "-1", "1;0.5", "0.7,0.7000001"])
 def test_no_sizes(text: str) -> None:
     with pytest.raises(UserError, match="are no sizes"):
         parse_sizes(text)

@@ -106,7 +106,7 @@ def test_mixing_is_even_and_belongs_to_samples() -> None:
 
 
 def test_shifted_pictures_are_parts_at_places_of_their_seeds() -> None:
-    """Positions as values tell where each part is from; all places are met, and about as often."""
+    """Positions as values tell where each part is from; the three by three places are met, and about as often."""
     rows, columns = torch.meshgrid(torch.arange(12.0), torch.arange(10.0), indexing="ij")
     pictures = torch.stack([rows, columns]).expand(400, 2, 12, 10)
     parts = shifted(pictures, 3, range(400))
@@ -114,8 +114,8 @@ def test_shifted_pictures_are_parts_at_places_of_their_seeds() -> None:
     places = parts[:, :, 0, 0]
     assert torch.equal(parts[:, :, -1, -1] - places, torch.tensor([8.0, 6.0]).expand(400, 2))
     found, counts = torch.unique(places, dim=0, return_counts=True)
-    assert len(found) == 16
-    assert counts.min() > 10
+    assert len(found) == 9
+    assert counts.min() > 30
     assert torch.equal(shifted(pictures[:5], 3, range(7, 12)), parts[7:12])
     assert shifted(pictures, 0, range(400)) is pictures
 

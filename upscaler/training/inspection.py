@@ -59,12 +59,12 @@ class Rules:
     sizes: tuple[float, ...] = (1.0,)
 
     def boxes(self, height: int, width: int) -> list[Box]:
-        """All crops of a picture of this size, those of one of its sizes after another."""
+        """All crops of a picture of this size, those of one of its sizes after another; of a tiny copy none."""
         found: list[Box] = []
         for size in self.sizes:
-            rows, columns = scaled_size(height, width, size)
-            boxes = self.crops.boxes(rows - rows % self.multiple, columns - columns % self.multiple)
-            found += [Box(*box, size) for box in boxes]
+            rows, columns = (edge - edge % self.multiple for edge in scaled_size(height, width, size))
+            if size == 1 or min(rows, columns) >= SMALLEST:
+                found += [Box(*box, size) for box in self.crops.boxes(rows, columns)]
         return found
 
 
@@ -152,7 +152,10 @@ def inspect(source: Source, rules: Rules, benchmarks: Benchmarks, scale: int | N
     height, width = pixels.shape[:2]
     boxes = rules.boxes(height, width)
     if not boxes:
-        return refused("small", f"{width} x {height} pixels are too few for a crop of {rules.crops.size}", pixels)
+        least = rules.crops.size or SMALLEST
+        share = max(rules.sizes)
+        of = f"{width} x {height} pixels" + ("" if share == 1 else f", taken at {share:g} of that,")
+        return refused("small", f"{of} are too few for a crop of {least}", pixels)
     if min(height, width) < SMALLEST:
         return refused("small", f"{width} x {height} pixels are too few; both edges must have {SMALLEST}", pixels)
     grey = luma(pixels)

@@ -87,7 +87,7 @@ def make_discriminator(stage: Stage, seed: int) -> nn.Module | None:
     if stage.smallest_shown < discriminator.smallest:
         raise UserError(
             f"a {settings.kind} discriminator judges pictures from {discriminator.smallest} x {discriminator.smallest} "
-            f"pixels, and is shown {stage.smallest_shown}; take a larger data.patch"
+            f"pixels, and is shown {stage.smallest_shown}; take a larger data.patch{_less_shift(stage)}"
         )
     initialise(discriminator, "default", seed=seed)
     return discriminator
@@ -175,14 +175,20 @@ def _check_patches(stage: Stage, layers: Sequence[str]) -> None:
     """See that features of the patches have at least one position, and a patch of texture a whole number."""
     for layer in layers:
         if stride(layer) > stage.smallest_shown:
-            raise UserError(f"{layer} needs patches from {stride(layer)} pixels; take a larger data.patch")
+            raise UserError(
+                f"{layer} needs patches from {stride(layer)} pixels; take a larger data.patch{_less_shift(stage)}"
+            )
     patch = stage.perceptual.texture_patch
     for layer in stage.perceptual.texture_layers if stage.losses.texture_weight else ():
         if patch % stride(layer) or patch > stage.smallest_shown:
             raise UserError(
                 f"perceptual.texture_patch {patch} must be a multiple of {stride(layer)} for {layer}, "
-                "and no larger than data.patch without stabilisers.shift"
+                "and no larger than data.patch less stabilisers.shift"
             )
+
+
+def _less_shift(stage: Stage) -> str:
+    return " or a smaller stabilisers.shift" if stage.stabilisers.shift else ""
 
 
 def _key(perceptual: Perceptual) -> tuple[str, str]:

@@ -83,7 +83,7 @@ def parse_sizes(text: str) -> tuple[float, ...]:
         sizes = tuple(float(part) for part in text.split(","))
     except ValueError:
         sizes = ()
-    if not sizes or not all(0.1 <= size <= 1 for size in sizes) or len(set(sizes)) < len(sizes):
+    if not sizes or not all(0.1 <= size <= 1 for size in sizes) or len({f"{size:g}" for size in sizes}) < len(sizes):
         raise UserError(f"{text!r} are no sizes; use different shares of 0.1 to 1, such as 1,0.7,0.5")
     return sizes
 

@@ -98,14 +98,14 @@ def instance_noise(pictures: Tensor, sigma: float, seeds: Sequence[int], stream:
 def shifted(pictures: Tensor, most: int, seeds: Sequence[int]) -> Tensor:
     """Pictures cut to a smaller size at a place of its own for each; gradients pass through.
 
-    The gradient of a layer with a stride has a grid (Odena et al., "Deconvolution and Checkerboard Artifacts",
+    The gradient of a layer with a stride can have a grid (Odena et al., "Deconvolution and Checkerboard Artifacts",
     Distill 2016). That of a discriminator or VGG lies on patches as on the sub-pixels of the generator, always
-    alike, and is learnt by it; cut like this it falls on all of them evenly.
+    alike, and is learnt by it. With ``most`` a multiple of the stride it falls on all of them evenly.
 
     Args:
         pictures: (N, C, H, W).
-        most: pixels that are left out along each axis, some before and the others behind; with 0 the pictures
-            come back as they are.
+        most: pixels that are left out along each axis, 0 to ``most`` - 1 of them before and the others behind; with
+            0 the pictures come back as they are.
         seeds: one for each picture.
 
     Returns:
@@ -114,7 +114,7 @@ def shifted(pictures: Tensor, most: int, seeds: Sequence[int]) -> Tensor:
     if not most:
         return pictures
     height, width = pictures.shape[2] - most, pictures.shape[3] - most
-    places = [np.random.default_rng((seed, _SHIFT)).integers(0, most, 2, endpoint=True) for seed in seeds]
+    places = [np.random.default_rng((seed, _SHIFT)).integers(0, most, 2) for seed in seeds]
     keyed = zip(pictures, places, strict=True)
     return torch.stack([picture[:, top : top + height, left : left + width] for picture, (top, left) in keyed])
 

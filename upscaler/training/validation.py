@@ -276,8 +276,8 @@ def _crop(hr: Picture, scale: int) -> tuple[slice, slice]:
 
 
 def _parts(name: str) -> tuple[str, str]:
-    """The source of a crop and its place there, as ``SOURCE@TOP,LEFT``; anything else is a source as a whole."""
-    crop = re.fullmatch(r"(.*)@(\d+,\d+)", name, re.DOTALL)
+    """The source of a crop and its place, as ``SOURCE@TOP,LEFT``, ``xSIZE`` of a copy; else a source as a whole."""
+    crop = re.fullmatch(r"(.*)@(\d+,\d+(?:x[\d.]+)?)", name, re.DOTALL)
     return (crop[1], crop[2]) if crop else (name, "")
 
 
@@ -291,7 +291,7 @@ def _plain_names(names: Sequence[str]) -> list[str]:
         source = stem if f"{dot}{suffix.lower()}" in SUFFIXES else source
         plain = re.sub(r"[^\w.-]+", "_", source).strip(".-") or "_"
         if place:
-            plain += "-" + place.replace(",", "-")
+            plain += "-" + place.replace(",", "-").replace(".", "_")
         number, unique = 2, plain
         while unique.lower() in taken:
             number, unique = number + 1, f"{plain}-{number}"
