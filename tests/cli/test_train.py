@@ -244,21 +244,6 @@ def test_init_skips_the_first_stage(srup: Any, trained: Trained) -> None:
     assert (origin["stage"], origin["parents"]) == ("gan, 1 of 3 steps", load_weights(weights).digest)
 
 
-def test_init_skips_all_stages_but_the_last(srup: Any, data: Path) -> None:
-    """From photo-psnr's two stages to photo's three."""
-    settings = ("network.settings={features=4, blocks=1}", "data.patch=32", "data.batch=2", "data.workers=0")
-    small = [option for setting in settings for option in ("--set", setting)]
-    assert srup("train", "--preset", "photo-psnr", *small, "--data", data, "-o", "a", "--max-hours", "0").code == 0
-    gan = ("gan.losses.feature_weight=0", "gan.discriminator.features=4", "gan.data.patch=32", "stabilisers.shift=4")
-    small += [option for setting in gan for option in ("--set", setting)]
-    weights = Path("a/weights/last.safetensors")
-    outcome = srup(
-        "train", "--preset", "photo", *small, "--data", data, "-o", "b", "--init", weights, "--max-hours", "0"
-    )
-    assert outcome.code == 0
-    assert load_weights(Path("b/weights/last.safetensors")).metadata["stage"] == "gan, 1 of 1500 steps"
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from upscaler.errors import UserError
 from upscaler.training.config import Stage
@@ -35,10 +36,11 @@ def test_esrdgan_is_the_recipe_it_is_named_after() -> None:
     assert stabilisers.instance_noise_until < 1
 
 
-def test_the_bundled_gan_begins_as_the_bundled_network_for_psnr() -> None:
-    gan, psnr = load_config("photo"), load_config("photo-psnr")
-    assert gan.network == psnr.network
-    assert gan.stages[:-1] == psnr.stages
+def test_the_bundled_pair_has_one_psnr_stage() -> None:
+    whole, first = load_config("photo"), load_config("photo-psnr")
+    assert whole.network == first.network
+    assert replace(whole.stages[0], validation=first.stages[0].validation) == first.stages[0]
+    assert whole.stages[0].validation.every == first.stages[0].validation.every
 
 
 def test_a_setting_counts_for_all_stages_or_for_one() -> None:

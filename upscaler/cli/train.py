@@ -54,7 +54,7 @@ def train(
     ] = None,
     init: Annotated[
         str | None,
-        typer.Option("--init", metavar="MODEL", help="Begin with these weights; of several stages, with the last."),
+        typer.Option("--init", metavar="MODEL", help="Begin with these weights; of several stages, with the second."),
     ] = None,
     resume: Annotated[
         Path | None, typer.Option("--resume", metavar="RUN", help="Go on with the run in this folder.")

@@ -82,14 +82,14 @@ class Run:
         self._eyes = players.Eyes(self.config.stages, progress)
 
     def begin_with(self, weights: Weights) -> None:
-        """Begin with these weights, behind the stages that would have made such ones.
+        """Begin with these weights, behind the stage that would have made such ones.
 
         Raises:
             UserError: they are of another network.
         """
         players.begin_with(self.generator, weights)
         self._parent = weights.digest
-        self._first_stage = len(self.config.stages) - 1
+        self._first_stage = 1 if len(self.config.stages) > 1 else 0
 
     def resume(self) -> int:
         """Go on from the last checkpoint that can be read, or from the beginning where none was written yet.
