@@ -78,12 +78,11 @@ def _phips(name: str, title: str, summary: str, architecture: str, size: int, sh
 
 CATALOGUE: tuple[Entry, ...] = (
     Entry(
-        "photo", "photographs", "compact, 16 convolutions", 4, "Apache-2.0", "photo.safetensors",
-        pair="photo-psnr",
+        "photo", "photographs", "residual, 12 blocks", 4, "Apache-2.0", "photo.safetensors", pair="photo-psnr",
     ),
     Entry(
-        "photo-psnr", "photographs, PSNR-oriented", "compact, 16 convolutions", 4, "Apache-2.0",
-        "photo.safetensors", pair="photo", psnr=True,
+        "photo-psnr", "photographs, PSNR-oriented", "residual, 12 blocks", 4, "Apache-2.0",
+        "photo-psnr.safetensors", pair="photo", psnr=True,
     ),
     Entry(
         "esrgan", "the original ESRGAN", "rrdbnet, 23 blocks", 4, "Apache-2.0", "RRDB_ESRGAN_x4.pth", 66_929_193,
