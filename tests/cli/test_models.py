@@ -169,7 +169,8 @@ def test_export_of_the_bundled_model_goes_by_its_name(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     result = _run("export", "PHOTO", "--to", "onnx")
     assert result.stdout == "photo-x4.onnx\n"
-    assert (tmp_path / "photo-x4.onnx").stat().st_size > 1_000_000
+    told = {entry.key: entry.value for entry in onnx.load(tmp_path / "photo-x4.onnx").metadata_props}
+    assert (told["architecture"], told["scale"], told["name"]) == ("residual", "4", "photo")
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ class _Plan:
     def header(self) -> bytes:
         shapes = []
         for piece in self.pieces:
-            _, _, height, width, _ = piece.box
+            height, width = piece.box.height, piece.box.width
             shapes.append((f"{piece.name}/hr", (height, width)))
             if self.scale is not None:
                 shapes.append((f"{piece.name}/lr", (height // self.scale, width // self.scale)))
@@ -162,7 +162,7 @@ class _Plan:
 
 
 def _bytes(box: Box, scale: int | None) -> int:
-    _, _, height, width, _ = box
+    height, width = box.height, box.width
     return 3 * (height * width + (height // scale) * (width // scale) if scale else height * width)
 
 

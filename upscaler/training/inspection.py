@@ -169,9 +169,9 @@ def inspect(source: Source, rules: Rules, benchmarks: Benchmarks, scale: int | N
     sums, squares = np.zeros(3, np.int64), np.zeros(3, np.int64)
     for size, group in groupby(boxes, lambda box: box.size):
         scaled = resized(pixels, size)
-        grey = luma(scaled)
+        scaled_grey = grey if scaled is pixels else luma(scaled)
         for box in group:
-            part = cut(grey, box)
+            part = cut(scaled_grey, box)
             if detail(part) < rules.flat:
                 dropped["flat"] += 1
             elif sharpness(part) < rules.blurred:

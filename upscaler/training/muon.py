@@ -8,7 +8,7 @@ gradients are small move about as fast as those whose gradients are large.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -55,12 +55,8 @@ class Muon(Optimizer):
         )
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self) -> None:  # type: ignore[override]
         """Move every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         for group in self.param_groups:
             moving = [(parameter, parameter.grad) for parameter in group["params"] if parameter.grad is not None]
             for parameter, _ in moving:
@@ -69,7 +65,6 @@ class Muon(Optimizer):
                 self._move_matrices(moving, group)
             else:
                 self._move_others(moving, group)
-        return loss
 
     def _move_matrices(self, moving: list[tuple[nn.Parameter, Tensor]], group: dict[str, Any]) -> None:
         """Matrices of one size are made orthogonal together."""
