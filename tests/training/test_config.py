@@ -93,6 +93,10 @@ def test_values_that_cannot_be(key: str, value: Any, message: str) -> None:
     [
         ({"data.patch": 126}, "data.patch 126 is no multiple of the scale, 4"),
         ({"data.patch": [[0, 64], [0.5, 98]]}, "is no multiple of the scale"),
+        (
+            {"data.patch": [[0, 8], [0.5, 96]], "losses.evenness_weight": 0.1},
+            "losses.evenness_weight needs a data.patch of more than 8, two LR pixels",
+        ),
         ({"data.accumulate": 3}, "data.batch 16 cannot be shared evenly by data.accumulate 3"),
         ({"data.noise": 2.0, "data.lr": "device"}, "use data.lr=workers"),
         ({"discriminator.kind": "none"}, "losses.adversarial_weight needs a discriminator"),

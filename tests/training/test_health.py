@@ -268,6 +268,13 @@ def test_last_layers_may_grow_from_nearly_nothing() -> None:
     assert alarms(Gauge(adversarial=None), readings) == {}
 
 
+def test_evenness_that_begins_at_nothing_may_grow() -> None:
+    readings = list(healthy("relativistic-average", 20))
+    for number, values in enumerate(readings):
+        values["loss/evenness"] = 1e-6 + 1e-4 * number
+    assert alarms(Gauge(adversarial="relativistic-average"), readings) == {}
+
+
 def test_colours_on_their_way_back_are_no_tint() -> None:
     readings = list(healthy(None, 12))
     for number, values in enumerate(readings):

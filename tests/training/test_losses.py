@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from upscaler.training.losses import (
     Adversarial,
     discriminator_loss,
+    evenness_loss,
     generator_loss,
     gradient_penalty,
     pixel_loss,
@@ -243,6 +244,53 @@ def test_charbonnier_is_smooth_where_pictures_agree() -> None:
     (slope,) = torch.autograd.grad(loss, a)
     assert torch.equal(slope, torch.zeros_like(slope))
     assert float(loss.detach()) == pytest.approx(1e-3)
+
+
+def weave(height: float, batch: int = 2, edge: int = 24) -> Tensor:
+    """(batch, 3, edge, edge): one sub-pixel of 16 raised in flat grey."""
+    pictures = torch.full((batch, 3, edge, edge), 0.5)
+    pictures[:, :, 1::4, 2::4] += height
+    return pictures
+
+
+def test_evenness_is_the_variance_of_both_measures_over_the_places() -> None:
+    height, visible = 3 / 255, 4 / 255
+    laplacians = [4 * height] + 4 * [-height] + 11 * [0.0]
+    signs = [d / sqrt(d * d + visible**2) for d in laplacians]
+    energies = [log(d * d + visible**2) / 2 for d in laplacians]
+    expected = sum(average([(v - average(each)) ** 2 for v in each]) for each in (signs, energies))
+    assert float(evenness_loss(weave(height), weave(0), 4)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_what_is_alike_in_the_target_does_not_count() -> None:
+    texture = torch.rand(2, 3, 24, 24)
+    texture[..., 8] = 1.0
+    assert float(evenness_loss(texture, texture, 4)) == 0
+    assert float(evenness_loss(weave(0.1), weave(0.1), 4)) == 0
+
+
+def test_a_weave_counts_far_more_than_as_much_noise() -> None:
+    noise = normal(8, 3, 96, 96, scale=3 / 255 / 4)
+    both = [float(evenness_loss(result, weave(0, 8, 96), 4)) for result in (weave(3 / 255, 8, 96), noise + 0.5)]
+    assert both[0] > 100 * both[1]
+
+
+def test_detail_that_is_missing_evenly_does_not_count() -> None:
+    sharp = weave(0, 8, 96) + normal(8, 3, 96, 96, scale=0.05)
+    soft = weave(0, 8, 96) + normal(8, 3, 96, 96, scale=0.01)
+    assert float(evenness_loss(soft, sharp, 4)) < 0.01
+
+
+def test_descending_on_evenness_takes_the_weave_away() -> None:
+    pictures = weave(3 / 255).requires_grad_()
+    first = evenness_loss(pictures, weave(0), 4)
+    optimiser = torch.optim.Adam([pictures], 1e-4)
+    for _ in range(100):
+        optimiser.zero_grad()
+        loss = evenness_loss(pictures, weave(0), 4)
+        loss.backward()
+        optimiser.step()
+    assert float(loss.detach()) < 0.01 * float(first.detach())
 
 
 class Linear(nn.Module):

@@ -14,7 +14,9 @@ from upscaler.model.compact import Compact
 from upscaler.model.rrdbnet import RRDBNet
 from upscaler.training.config import Stage
 from upscaler.training.degradation import find_preset
+from upscaler.training.kernels import sharpen
 from upscaler.training.layering import load_config
+from upscaler.training.losses import evenness_loss
 from upscaler.training.pairs import Batch
 from upscaler.training.perceptual import VGGFeatures
 from upscaler.training.players import make_discriminator, placed
@@ -276,6 +278,20 @@ def test_discriminator_and_vgg_see_pictures_at_the_same_random_places() -> None:
     assert len({found[0] for found in places}) > 1
     for seen, expected in zip([*judged[2:], *looked], [real, fake, fake, real], strict=True):
         assert torch.equal(seen, expected)
+
+
+def test_evenness_is_measured_against_what_the_pixel_loss_aims_at() -> None:
+    steps = make(stage("gan.losses.evenness_weight=0.5", "data.sharpen=true"))
+    batch = next(batches())
+    with torch.no_grad():
+        fake = steps.generator.network(batch.lr / 255)
+    expected = 0.5 * evenness_loss(fake, sharpen(batch.hr / 255), 4)
+    one_step(steps, watch=True)
+    values, _ = steps.reading()
+    assert values["loss/evenness"] == pytest.approx(float(expected), rel=1e-4)
+    assert values["picture_gradient/evenness"] > 0
+    terms = (values[f"loss/{name}"] for name in ("pixel", "evenness", "adversarial"))
+    assert values["loss/generator"] == pytest.approx(sum(terms))
 
 
 def test_the_average_follows_and_is_not_trained() -> None:

@@ -91,6 +91,7 @@ class Losses(_Section, frozen=True):
     feature: Literal["l1", "l2"]
     feature_weight: Amount
     texture_weight: Amount
+    evenness_weight: Amount
     adversarial: Literal["standard", "relativistic", "relativistic-average", "lsgan", "hinge", "wgan"]
     adversarial_weight: Amount
     penalty_weight: Amount
@@ -294,6 +295,8 @@ def _check(config: Config, stage: Stage) -> None:
     patches = [data.patch] if isinstance(data.patch, int) else [patch for _, patch in data.patch]
     if any(patch % config.scale for patch in patches):
         raise UserError(f"data.patch {data.patch} is no multiple of the scale, {config.scale}")
+    if losses.evenness_weight and any(patch <= 2 * config.scale for patch in patches):
+        raise UserError(f"losses.evenness_weight needs a data.patch of more than {2 * config.scale}, two LR pixels")
     if data.batch % data.accumulate:
         raise UserError(f"data.batch {data.batch} cannot be shared evenly by data.accumulate {data.accumulate}")
     if data.noise and data.lr == "device":

@@ -37,6 +37,7 @@ _COLOURS = {
     "pixel": "#0072b2",
     "feature": "#e69f00",
     "texture": "#009e73",
+    "evenness": "#cc79a7",
     "adversarial": "#d55e00",
     "penalty": "#0072b2",
     "first": "#0072b2",

@@ -1,4 +1,6 @@
-"""Pixel losses, adversarial losses and gradient penalties. All are means over the batch, without weights.
+"""Pixel losses, evenness, adversarial losses and gradient penalties, all without weights.
+
+All but ``evenness_loss`` are means over the batch.
 
 Adversarial losses take raw outputs of a discriminator, (N, 1), or (N, 1, h, w) where it judges places. The
 papers: standard, Goodfellow et al. 2014 (arXiv:1406.2661); relativistic, Jolicoeur-Martineau 2018
@@ -20,6 +22,8 @@ PixelLoss = Literal["l1", "l2", "charbonnier"]
 Adversarial = Literal["standard", "relativistic", "relativistic-average", "lsgan", "hinge", "wgan"]
 
 _CHARBONNIER = 1e-3
+_VISIBLE = 4 / 255
+"""A Laplacian that can be seen in a smooth part of a picture at 4:1."""
 
 
 def pixel_loss(kind: PixelLoss, result: Tensor, target: Tensor) -> Tensor:
@@ -36,6 +40,51 @@ def pixel_loss(kind: PixelLoss, result: Tensor, target: Tensor) -> Tensor:
     if kind == "charbonnier":
         return ((result - target).square() + _CHARBONNIER**2).sqrt().mean()
     raise ValueError(f"there is no pixel loss {kind}")
+
+
+def evenness_loss(result: Tensor, target: Tensor, scale: int) -> Tensor:
+    """How unlike the sub-pixels of one LR pixel are, beyond what they are in the target.
+
+    A generator with a sub-pixel convolution has filters of its own for each of the ``scale``^2 places in an LR pixel.
+    Where nothing holds them together, as against a discriminator, each comes to differ from its neighbours in
+    a way of its own, and smooth parts show a weave of ``scale`` pixels (Odena et al., "Deconvolution and Checkerboard
+    Artifacts", Distill 2016). For each place and channel, over the whole batch: the mean of the Laplacian d, as
+    d / sqrt(d^2 + v^2), and its energy, as log(d^2 + v^2) / 2, with v = 4/255, so that smooth parts, where a weave is
+    seen, count as much as edges. The loss is the variance of both over the places, after those of the target have been
+    taken away.
+
+    Args:
+        result: (N, C, H, W), 0..1, whose first row and column are the first of an LR pixel.
+        target: the same shape; what is alike in both, such as an edge along the grid, does not count.
+        scale: HR pixels per LR pixel, which divides H and W. One LR pixel along each edge is left out, so
+            both must be more than two times as large.
+    """
+    high, wanted = (_laplacian(pictures.float(), scale) for pictures in (result, target))
+    loss = result.new_zeros(())
+    for measure in (_sign, _energy):
+        apart = _by_place(measure(high), scale) - _by_place(measure(wanted), scale)
+        loss = loss + apart.var(dim=1, correction=0).mean()
+    return loss
+
+
+def _laplacian(pictures: Tensor, margin: int) -> Tensor:
+    """(N, C, H, W) to (N, C, H - 2 margin, W - 2 margin): each pixel times 4 less its neighbours."""
+    inner = F.pad(pictures, (1 - margin,) * 4)
+    beside = inner[..., 1:-1, :-2] + inner[..., 1:-1, 2:] + inner[..., :-2, 1:-1] + inner[..., 2:, 1:-1]
+    return 4 * inner[..., 1:-1, 1:-1] - beside
+
+
+def _sign(high: Tensor) -> Tensor:
+    return high / (high.square() + _VISIBLE**2).sqrt()
+
+
+def _energy(high: Tensor) -> Tensor:
+    return (high.square() + _VISIBLE**2).log() / 2
+
+
+def _by_place(values: Tensor, scale: int) -> Tensor:
+    """(C, scale^2): the mean at each place in an LR pixel, over the batch."""
+    return F.pixel_unshuffle(values, scale).mean((0, 2, 3)).view(values.shape[1], scale**2)
 
 
 def discriminator_loss(

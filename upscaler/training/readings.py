@@ -2,14 +2,14 @@
 
 Names of numbers are the tags they have in TensorBoard, the part before the slash being the group:
 
-- ``loss/...``: each term as it enters the sum, weight included (``pixel``, ``feature``, ``texture``,
+- ``loss/...``: each term as it enters the sum, weight included (``pixel``, ``feature``, ``texture``, ``evenness``,
   ``adversarial``, ``generator`` for their sum; ``discriminator``, ``penalty``), mean since the last reading.
 - ``output/real``, ``output/fake``: mean of the discriminator's raw outputs; ``output/largest``: their largest
   magnitude.
 - ``gradient/generator``, ``gradient/discriminator``: norm over all parameters before clipping, and the
   norms of the weight of the first and of the last layer as ``gradient/generator_first`` and so on.
-- ``picture_gradient/pixel``, ``.../feature``, ``.../texture``, ``.../adversarial``: norm of the gradient that each
-  term of the loss, weight included, sends into the generated pictures.
+- ``picture_gradient/pixel`` and so on, for each of the ``TERMS``: norm of the gradient that the term, weight
+  included, sends into the generated pictures.
 - ``weight/...``: root mean square of the weights, of the same parts as ``gradient/...``.
 - ``rate/generator``, ``rate/discriminator``: learning rates.
 - ``colour/red``, ``colour/green``, ``colour/blue``: mean of the generated patches less that of the HR patches, in
@@ -30,6 +30,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from upscaler.model.evaluation import Scores
+
+TERMS = ("pixel", "feature", "texture", "evenness", "adversarial")
+"""Of the generator's loss."""
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,12 @@ from upscaler.training.config import Stage
 from upscaler.training.degradation import Degrade
 from upscaler.training.kernels import sharpen
 from upscaler.training.learners import Judge, Learner
-from upscaler.training.losses import discriminator_loss, generator_loss, pixel_loss
+from upscaler.training.losses import discriminator_loss, evenness_loss, generator_loss, pixel_loss
 from upscaler.training.measuring import Meter, distributions, gradient_sizes, read, some, weight_sizes
 from upscaler.training.pairs import Batch, degraded, floats
 from upscaler.training.perceptual import VGGFeatures, feature_distance, texture_distance
 from upscaler.training.processes import Processes
+from upscaler.training.readings import TERMS
 from upscaler.training.stabilisers import Labels, fading, instance_noise, shifted
 from upscaler.transfers import sent
 
@@ -185,6 +186,8 @@ class Steps:
         target = self._laid(sharpen(real)) if self.stage.data.sharpen else real
         if losses.pixel_weight:
             terms["pixel"] = losses.pixel_weight * pixel_loss(losses.pixel, fake, target)
+        if losses.evenness_weight:
+            terms["evenness"] = losses.evenness_weight * evenness_loss(fake, target, self.scale)
         if self.vgg is not None:
             with self._autocast():
                 seen = self.vgg(self._shifted(fake, seeds))
@@ -256,7 +259,7 @@ class Steps:
         if self.stage.stabilisers.instance_noise:
             rates["noise/instance"] = self.sigma
         values = self.meter.take() | read(watched) | rates
-        values["loss/generator"] = sum(values[f"loss/{name}"] for name in _TERMS if f"loss/{name}" in values)
+        values["loss/generator"] = sum(values[f"loss/{name}"] for name in TERMS if f"loss/{name}" in values)
         histograms = self._histograms
         self._watched, self._histograms = {}, {}
         return values, histograms
@@ -279,6 +282,3 @@ class Steps:
         self.generator.restore(state["generator"])
         if self.discriminator:
             self.discriminator.restore(state["discriminator"])
-
-
-_TERMS = ("pixel", "feature", "texture", "adversarial")

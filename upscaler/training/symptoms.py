@@ -9,6 +9,7 @@ from __future__ import annotations
 from itertools import pairwise
 from statistics import median
 
+from upscaler.training.readings import TERMS
 from upscaler.training.traces import PATIENCE, PERSISTENT, WINDOW, Finding, Trace, short, words
 
 GROWN = 10.0
@@ -50,7 +51,6 @@ the squared error."""
 PSNR_DROP = {False: 1.5, True: 6.0}
 """dB below the best, without and with a discriminator. GANs cost 2 to 4."""
 
-TERMS = ("pixel", "feature", "texture", "adversarial")
 _NETWORKS = ("discriminator", "generator")
 _LAYERS = {"": "", "_first": " of the first layer", "_last": " of the last layer"}
 _COLOURS = ("colour/red", "colour/green", "colour/blue")
@@ -222,8 +222,8 @@ def _tint(trace: Trace, count: int, what: str) -> Finding | None:
 
 
 def diverged(trace: Trace) -> Finding | None:
-    """A loss of the generator far above its best; adversarial losses rise and fall, and are left out."""
-    for term in TERMS[:3]:
+    """A loss of the generator far above its best. Adversarial ones rise and fall, evenness begins near 0: left out."""
+    for term in ("pixel", "feature", "texture"):
         recent, best = trace.last(f"loss/{term}"), trace.lowest.get(f"loss/{term}", 0.0)
         if recent and 0 < best * DIVERGED[bool(trace.adversarial)] < median(recent):
             return Finding(
