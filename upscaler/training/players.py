@@ -16,6 +16,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_ac
 from upscaler.errors import UserError
 from upscaler.model import winograd_training
 from upscaler.model.layouts import NETWORKS, Built
+from upscaler.model.residual import Residual
 from upscaler.model.rrdbnet import RRDB
 from upscaler.model.web import Progress
 from upscaler.model.weights import Weights
@@ -56,13 +57,16 @@ def make_generator(config: Config) -> Generator:
 
 
 def begin_with(generator: Generator, weights: Weights) -> None:
-    """Give a generator weights to begin with.
+    """Give a generator weights to begin with. A deeper Residual network takes a shallower one's.
 
     Raises:
         UserError: they are of another network.
     """
     wanted, found = generator.settings(), weights.settings
     different = [f"{key} {found.get(key)}, not {wanted[key]}" for key in wanted if found.get(key) != wanted[key]]
+    if isinstance(generator, Residual) and _is_shallower(found, wanted):
+        _deepen(generator, weights.tensors, found["blocks"])
+        return
     if weights.architecture != generator.architecture or different:
         reason = "; ".join(different) if weights.architecture == generator.architecture else "another architecture"
         raise UserError(
@@ -70,6 +74,29 @@ def begin_with(generator: Generator, weights: Weights) -> None:
             "set network.architecture and network.settings to those of the weights"
         )
     generator.load_state_dict(weights.tensors)
+
+
+def _is_shallower(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    return {**found, "blocks": wanted["blocks"]} == wanted and found["blocks"] < wanted["blocks"]
+
+
+@torch.no_grad()
+def _deepen(generator: Residual, tensors: Mapping[str, Tensor], blocks: int) -> None:
+    """Begin as a shallower network: its blocks are spread evenly, and those between them add nothing yet.
+
+    Net2DeeperNet (Chen et al., "Net2Net", ICLR 2016, arXiv:1511.05641) for residual blocks.
+    """
+    places = [block * len(generator.body) // blocks for block in range(blocks)]
+    for place in set(range(len(generator.body))) - set(places):
+        for parameter in generator.body[place].conv2.parameters():
+            parameter.zero_()
+    given = {}
+    for name, tensor in tensors.items():
+        part, *rest = name.split(".")
+        if part == "body":
+            rest[0] = str(places[int(rest[0])])
+        given[".".join([part, *rest])] = tensor
+    generator.load_state_dict(generator.state_dict() | given)
 
 
 def make_discriminator(stage: Stage, seed: int) -> nn.Module | None:
