@@ -97,6 +97,11 @@ def test_values_that_cannot_be(key: str, value: Any, message: str) -> None:
             {"data.patch": [[0, 8], [0.5, 96]], "losses.evenness_weight": 0.1},
             "losses.evenness_weight needs a data.patch of more than 8, two LR pixels",
         ),
+        (
+            {"discriminator.kind": "none", "losses.evenness_weight": 1}
+            | {f"losses.{term}_weight": 0 for term in ("pixel", "feature", "adversarial")},
+            "stage gan has no loss: evenness alone does not know the pictures",
+        ),
         ({"data.accumulate": 3}, "data.batch 16 cannot be shared evenly by data.accumulate 3"),
         ({"data.noise": 2.0, "data.lr": "device"}, "use data.lr=workers"),
         ({"discriminator.kind": "none"}, "losses.adversarial_weight needs a discriminator"),
@@ -125,6 +130,12 @@ def test_settings_that_contradict_each_other(changes: dict[str, Any], message: s
         group, name = key.split(".")
         content["stages"][1][group][name] = value
     with pytest.raises(UserError, match=message):
+        parse_config(content)
+
+
+def test_evenness_needs_sub_pixels() -> None:
+    content = _changed("losses.evenness_weight", 0.1) | {"scale": 1}
+    with pytest.raises(UserError, match="needs a scale of 2 or more"):
         parse_config(content)
 
 

@@ -39,13 +39,18 @@ NOISY = (
 SEEN = (
     "gan.losses.feature_weight=1",
     "gan.losses.texture_weight=1",
+    "gan.losses.evenness_weight=0.1",
     "gan.perceptual.layers={conv1_1=1.0}",
     "gan.perceptual.texture_layers={relu1_1=1.0}",
 )
 GANS: dict[str, tuple[str, ...]] = {
     "vgg": ("gan.discriminator.kind=vgg", "gan.discriminator.norm=batch", *NOISY),
     "unet": ("gan.discriminator.kind=unet", "gan.discriminator.norm=spectral", "data.sharpen=true"),
-    "patch": ("gan.discriminator.kind=patch", "gan.discriminator.norm=spectral", *SEEN),
+    "patch": (
+        "gan.discriminator.kind=patch",
+        "gan.discriminator.norm=spectral",
+        *SEEN,
+    ),
     "wgan": (
         "gan.discriminator.norm=none",
         "gan.losses.adversarial=wgan",

@@ -269,6 +269,45 @@ def test_what_is_alike_in_the_target_does_not_count() -> None:
     assert float(evenness_loss(weave(0.1), weave(0.1), 4)) == 0
 
 
+def test_texture_on_either_side_does_not_hide_an_edge_along_the_grid() -> None:
+    edges = torch.full((8, 3, 96, 96), 0.2)
+    edges[..., 48:] = 0.7
+    results = [edges + normal(8, 3, 96, 96, seed=seed, scale=0.01) for seed in (0, 1)]
+    flat = torch.full((8, 3, 96, 96), 0.5) + normal(8, 3, 96, 96, seed=1, scale=0.01)
+    assert float(evenness_loss(results[0], results[1], 4)) < 0.2 * float(evenness_loss(results[0], flat, 4))
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_a_weave_of_another_scale_counts_too(scale: int) -> None:
+    flat = torch.full((2, 3, 36, 36), 0.5)
+    woven = flat.clone()
+    woven[:, 1, ::scale, ::scale] += 3 / 255
+    assert float(evenness_loss(woven, flat, scale)) > 0.05
+    assert float(evenness_loss(woven, flat, scale)) == pytest.approx(float(evenness_loss(flat, woven, scale)))
+
+
+def test_evenness_is_of_all_pictures_together_wherever_they_are() -> None:
+    target = torch.full((4, 3, 24, 24), 0.5)
+    result = (target + normal(4, 3, 24, 24, scale=0.01)).requires_grad_()
+    result_halves, target_halves = result.split(2), target.split(2)
+    own: list[Tensor] = []
+
+    def keep(values: Tensor) -> Tensor:
+        own.append(values)
+        return values
+
+    for half, aim in zip(result_halves, target_halves, strict=True):
+        evenness_loss(half, aim, 4, keep)
+    means = iter([(own[measure] + own[measure + 2]) / 2 for measure in (0, 1)])
+    shared = evenness_loss(result_halves[0], target_halves[0], 4, lambda _: next(means))
+    whole = evenness_loss(result, target, 4)
+    torch.testing.assert_close(shared, whole)
+    torch.testing.assert_close(torch.autograd.grad(shared, result), torch.autograd.grad(whole, result))
+    opposite = weave(3 / 255, 2), weave(-3 / 255, 2)
+    together = evenness_loss(torch.cat(opposite), torch.cat([weave(0)] * 2), 4)
+    assert float(together) < 0.5 * float(evenness_loss(opposite[0], weave(0), 4))
+
+
 def test_a_weave_counts_far_more_than_as_much_noise() -> None:
     noise = normal(8, 3, 96, 96, scale=3 / 255 / 4)
     both = [float(evenness_loss(result, weave(0, 8, 96), 4)) for result in (weave(3 / 255, 8, 96), noise + 0.5)]

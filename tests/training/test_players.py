@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from upscaler.errors import UserError
 from upscaler.model.layouts import Built
@@ -15,8 +14,6 @@ from upscaler.model.rrdbnet import RRDBNet
 from upscaler.model.weights import Weights
 from upscaler.training.players import begin_with
 from upscaler.training.stabilisers import initialise
-
-SMALL = {"features": 6, "growth": 2}
 
 
 def made(kind: type[Built] = Residual, seed: int = 0, **settings: Any) -> Built:
@@ -30,33 +27,42 @@ def weights_of(network: Built) -> Weights:
 
 
 @pytest.mark.parametrize("blocks", [3, 4, 5, 12])
-def test_a_deeper_network_begins_as_the_shallower_one_and_learns_everywhere(blocks: int) -> None:
+def test_a_deeper_network_begins_as_the_shallower_one_and_comes_to_learn_everywhere(blocks: int) -> None:
     shallow, deep = made(features=6, blocks=3), made(features=6, blocks=blocks, seed=1)
-    begin_with(deep, weights_of(shallow))
+    begin_with(deep, weights_of(shallow), growing=True)
     x = torch.rand(1, 3, 9, 8)
     with torch.no_grad():
         assert torch.equal(deep(x), shallow(x))
-    deep(x).square().mean().backward()
-    last_layers = [block.conv2 for block in deep.body if isinstance(block.conv2, nn.Conv2d)]
-    assert len(last_layers) == blocks
-    assert all(layer.weight.grad is not None and layer.weight.grad.any() for layer in last_layers)
+    before = [block.conv1.weight.detach().clone() for block in deep.body]
+    optimiser = torch.optim.SGD(deep.parameters(), 0.1)
+    for _ in range(2):
+        optimiser.zero_grad()
+        deep(x).square().mean().backward()
+        optimiser.step()
+    assert all(not torch.equal(block.conv1.weight, old) for block, old in zip(deep.body, before, strict=True))
 
 
 def test_new_blocks_lie_evenly_between_the_old_ones() -> None:
     deep = made(features=6, blocks=6, seed=1)
-    begin_with(deep, weights_of(made(features=6, blocks=3)))
+    begin_with(deep, weights_of(made(features=6, blocks=3)), growing=True)
     assert [bool(block.conv2.weight.any()) for block in deep.body] == [True, False] * 3
 
 
+DEEP = {"features": 6, "blocks": 3}
+DENSE = {"features": 6, "growth": 2}
+
+
 @pytest.mark.parametrize(
-    ("wanted", "found", "words"),
+    ("wanted", "found", "growing", "words"),
     [
-        (made(features=6, blocks=2), made(features=6, blocks=3), "blocks 3, not 2"),
-        (made(features=6, blocks=3), made(features=5, blocks=2), "features 5, not 6; blocks 2, not 3"),
-        (made(RRDBNet, **SMALL, blocks=2), made(RRDBNet, **SMALL, blocks=1), "blocks 1, not 2"),
-        (made(features=6, blocks=3), made(RRDBNet, **SMALL, blocks=1), "another architecture"),
+        ((Residual, DEEP), (Residual, DEEP | {"blocks": 2}), False, "blocks 2, not 3"),
+        ((Residual, DEEP), (Residual, DEEP | {"blocks": 4}), True, "blocks 4, not 3"),
+        ((Residual, DEEP), (Residual, {"features": 5, "blocks": 2}), True, "features 5, not 6; blocks 2, not 3"),
+        ((RRDBNet, DENSE | {"blocks": 2}), (RRDBNet, DENSE | {"blocks": 1}), True, "blocks 1, not 2"),
+        ((Residual, DEEP), (RRDBNet, DENSE | {"blocks": 1}), True, "another architecture"),
     ],
 )
-def test_networks_that_another_cannot_begin_as(wanted: Built, found: Built, words: str) -> None:
+def test_networks_that_another_cannot_begin_as(wanted: Any, found: Any, growing: bool, words: str) -> None:
+    generator, given = (made(kind, **settings) for kind, settings in (wanted, found))
     with pytest.raises(UserError, match=words):
-        begin_with(wanted, weights_of(found))
+        begin_with(generator, weights_of(given), growing=growing)

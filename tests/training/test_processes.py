@@ -31,6 +31,7 @@ SETTINGS = [
     "gan.discriminator.norm=spectral",
     "gan.losses.adversarial_weight=1",
     "gan.losses.r1_weight=0.1",
+    "gan.losses.evenness_weight=0.1",
     # Adam makes steps of one size of gradients that are all but 0, and so much of their rounding.
     "generator.optimiser=sgd",
     "generator.learning_rate=0.1",

@@ -234,8 +234,10 @@ class _Display:
 
 def _line(reading: Any) -> str:
     """What matters most of a reading, in a few words."""
+    from upscaler.training.readings import TERMS
+
     values = reading.values
-    terms = [name for name in ("pixel", "feature", "adversarial") if f"loss/{name}" in values]
+    terms = [name for name in TERMS if f"loss/{name}" in values]
     words = [f"{name} {values[f'loss/{name}']:.3g}" for name in terms]
     if "output/real" in values:
         words.append(f"D {values['output/real']:+.2f}/{values['output/fake']:+.2f}")

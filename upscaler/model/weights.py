@@ -84,7 +84,7 @@ def save_weights(
 
     Args:
         path: the file; its folder is made where it is missing.
-        architecture: ``rrdbnet`` or ``compact``.
+        architecture: ``rrdbnet``, ``compact`` or ``residual``.
         settings: arguments of the network's constructor; those left out have its defaults.
         tensors: its ``state_dict``, on any device.
         metadata: what to tell of their origin. The keys in use are ``training`` (the recipe), ``stage``,

@@ -295,6 +295,8 @@ def _check(config: Config, stage: Stage) -> None:
     patches = [data.patch] if isinstance(data.patch, int) else [patch for _, patch in data.patch]
     if any(patch % config.scale for patch in patches):
         raise UserError(f"data.patch {data.patch} is no multiple of the scale, {config.scale}")
+    if losses.evenness_weight and config.scale == 1:
+        raise UserError("losses.evenness_weight needs a scale of 2 or more; at 1 there are no sub-pixels")
     if losses.evenness_weight and any(patch <= 2 * config.scale for patch in patches):
         raise UserError(f"losses.evenness_weight needs a data.patch of more than {2 * config.scale}, two LR pixels")
     if data.batch % data.accumulate:
@@ -317,7 +319,8 @@ def _check(config: Config, stage: Stage) -> None:
                 "set discriminator.norm to none or spectral"
             )
     if not any(weights) and not losses.adversarial_weight:
-        raise UserError(f"stage {stage.name} has no loss: every weight is 0")
+        alone = ": evenness alone does not know the pictures" if losses.evenness_weight else ": every weight is 0"
+        raise UserError(f"stage {stage.name} has no loss{alone}")
     if stage.adversarial and losses.adversarial in ("hinge", "wgan") and _labels(stage.stabilisers):
         raise UserError(f"the {losses.adversarial} loss has no labels; set stabilisers.smoothing and the like to 0")
     for weight, layers in ((losses.feature_weight, "layers"), (losses.texture_weight, "texture_layers")):

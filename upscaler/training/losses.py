@@ -23,7 +23,7 @@ Adversarial = Literal["standard", "relativistic", "relativistic-average", "lsgan
 
 _CHARBONNIER = 1e-3
 _VISIBLE = 4 / 255
-"""A Laplacian that can be seen in a smooth part of a picture at 4:1."""
+"""A Laplacian that can be seen in smooth parts."""
 
 
 def pixel_loss(kind: PixelLoss, result: Tensor, target: Tensor) -> Tensor:
@@ -42,27 +42,31 @@ def pixel_loss(kind: PixelLoss, result: Tensor, target: Tensor) -> Tensor:
     raise ValueError(f"there is no pixel loss {kind}")
 
 
-def evenness_loss(result: Tensor, target: Tensor, scale: int) -> Tensor:
-    """How unlike the sub-pixels of one LR pixel are, beyond what they are in the target.
+def evenness_loss(
+    result: Tensor, target: Tensor, scale: int, pooled: Callable[[Tensor], Tensor] = lambda own: own
+) -> Tensor:
+    """How much more, or less, the sub-pixels of one LR pixel differ than in the target.
 
     A generator with a sub-pixel convolution has filters of its own for each of the ``scale``^2 places in an LR pixel.
     Where nothing holds them together, as against a discriminator, each comes to differ from its neighbours in
     a way of its own, and smooth parts show a weave of ``scale`` pixels (Odena et al., "Deconvolution and Checkerboard
-    Artifacts", Distill 2016). For each place and channel, over the whole batch: the mean of the Laplacian d, as
-    d / sqrt(d^2 + v^2), and its energy, as log(d^2 + v^2) / 2, with v = 4/255, so that smooth parts, where a weave is
-    seen, count as much as edges. The loss is the variance of both over the places, after those of the target have been
-    taken away.
+    Artifacts", Distill 2016). For each place and channel, over all pictures together: the mean of the Laplacian d, as
+    d / sqrt(d^2 + v^2), and of its magnitude, as log(d^2 + v^2) / 2, with v = 4/255, so that smooth parts, where a
+    weave is seen, count as much as edges. Those of the target are taken away; the loss is the sum of the variances of
+    both over the places, the mean over the channels. The more pictures, the less of it is chance.
 
     Args:
         result: (N, C, H, W), 0..1, whose first row and column are the first of an LR pixel.
         target: the same shape; what is alike in both, such as an edge along the grid, does not count.
-        scale: HR pixels per LR pixel, which divides H and W. One LR pixel along each edge is left out, so
-            both must be more than two times as large.
+        scale: HR pixels per LR pixel, which divides H and W. One LR pixel along each edge, where networks see zeros
+            beyond the picture, is left out, so both must be more than two times as large.
+        pooled: makes of the means of these pictures those of more; under ``torchrun`` of all processes' pictures.
+            It must be differentiable.
     """
     high, wanted = (_laplacian(pictures.float(), scale) for pictures in (result, target))
     loss = result.new_zeros(())
-    for measure in (_sign, _energy):
-        apart = _by_place(measure(high), scale) - _by_place(measure(wanted), scale)
+    for measure in (_soft_sign, _log_magnitude):
+        apart = pooled(_by_place(measure(high), scale) - _by_place(measure(wanted), scale))
         loss = loss + apart.var(dim=1, correction=0).mean()
     return loss
 
@@ -74,16 +78,16 @@ def _laplacian(pictures: Tensor, margin: int) -> Tensor:
     return 4 * inner[..., 1:-1, 1:-1] - beside
 
 
-def _sign(high: Tensor) -> Tensor:
+def _soft_sign(high: Tensor) -> Tensor:
     return high / (high.square() + _VISIBLE**2).sqrt()
 
 
-def _energy(high: Tensor) -> Tensor:
+def _log_magnitude(high: Tensor) -> Tensor:
     return (high.square() + _VISIBLE**2).log() / 2
 
 
 def _by_place(values: Tensor, scale: int) -> Tensor:
-    """(C, scale^2): the mean at each place in an LR pixel, over the batch."""
+    """(C, scale^2): the mean at each place in an LR pixel, over the pictures."""
     return F.pixel_unshuffle(values, scale).mean((0, 2, 3)).view(values.shape[1], scale**2)
 
 

@@ -56,28 +56,32 @@ def make_generator(config: Config) -> Generator:
     return generator
 
 
-def begin_with(generator: Generator, weights: Weights) -> None:
-    """Give a generator weights to begin with. A deeper Residual network takes a shallower one's.
+def begin_with(generator: Generator, weights: Weights, *, growing: bool) -> None:
+    """Give a generator weights to begin with.
+
+    Args:
+        generator: as it was made.
+        weights: of the same network, or of a Residual network with fewer blocks.
+        growing: whether the latter will do.
 
     Raises:
         UserError: they are of another network.
     """
     wanted, found = generator.settings(), weights.settings
-    different = [f"{key} {found.get(key)}, not {wanted[key]}" for key in wanted if found.get(key) != wanted[key]]
-    if isinstance(generator, Residual) and _is_shallower(found, wanted):
+    related = weights.architecture == generator.architecture
+    different = [key for key in wanted if found.get(key) != wanted[key]]
+    deeper = related and different == ["blocks"] and found["blocks"] < wanted["blocks"]
+    if growing and deeper and isinstance(generator, Residual):
         _deepen(generator, weights.tensors, found["blocks"])
         return
-    if weights.architecture != generator.architecture or different:
-        reason = "; ".join(different) if weights.architecture == generator.architecture else "another architecture"
+    if different or not related:
+        reasons = [f"{key} {found.get(key)}, not {wanted[key]}" for key in different]
         raise UserError(
-            f"--init is a {weights.architecture} and the run trains a {generator.architecture} ({reason}); "
+            f"--init is a {weights.architecture} and the run trains a {generator.architecture} "
+            f"({'; '.join(reasons) if related else 'another architecture'}); "
             "set network.architecture and network.settings to those of the weights"
         )
     generator.load_state_dict(weights.tensors)
-
-
-def _is_shallower(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    return {**found, "blocks": wanted["blocks"]} == wanted and found["blocks"] < wanted["blocks"]
 
 
 @torch.no_grad()

@@ -45,8 +45,11 @@ class Processes:
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean over the values of all processes, with its gradient."""
-        local = values.mean()
-        return local if self.world == 1 else cast(Tensor, _MeanOverProcesses.apply(local, self.world))  # type: ignore[no-untyped-call]
+        return self.averaged(values.mean())
+
+    def averaged(self, own: Tensor) -> Tensor:
+        """The mean of a tensor that each process has, element by element, with its gradient."""
+        return own if self.world == 1 else cast(Tensor, _MeanOverProcesses.apply(own, self.world))  # type: ignore[no-untyped-call]
 
     def parallel(self, module: nn.Module, device: torch.device) -> nn.Module:
         """The module with gradients averaged over all processes."""

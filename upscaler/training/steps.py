@@ -187,7 +187,9 @@ class Steps:
         if losses.pixel_weight:
             terms["pixel"] = losses.pixel_weight * pixel_loss(losses.pixel, fake, target)
         if losses.evenness_weight:
-            terms["evenness"] = losses.evenness_weight * evenness_loss(fake, target, self.scale)
+            terms["evenness"] = losses.evenness_weight * evenness_loss(
+                fake, target, self.scale, self.processes.averaged
+            )
         if self.vgg is not None:
             with self._autocast():
                 seen = self.vgg(self._shifted(fake, seeds))
