@@ -289,7 +289,7 @@ def test_a_weave_of_another_scale_counts_too(scale: int) -> None:
 def test_evenness_is_of_all_pictures_together_wherever_they_are() -> None:
     target = torch.full((4, 3, 24, 24), 0.5)
     result = (target + normal(4, 3, 24, 24, scale=0.01)).requires_grad_()
-    result_halves, target_halves = result.split(2), target.split(2)
+    result_halves, target_halves = torch.split(result, 2), torch.split(target, 2)
     own: list[Tensor] = []
 
     def keep(values: Tensor) -> Tensor:
@@ -327,7 +327,7 @@ def test_descending_on_evenness_takes_the_weave_away() -> None:
     for _ in range(100):
         optimiser.zero_grad()
         loss = evenness_loss(pictures, weave(0), 4)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     assert float(loss.detach()) < 0.01 * float(first.detach())
 

@@ -9,7 +9,7 @@ import torch
 
 from upscaler.errors import UserError
 from upscaler.model.layouts import Built
-from upscaler.model.residual import Residual
+from upscaler.model.residual import Residual, ResidualBlock
 from upscaler.model.rrdbnet import RRDBNet
 from upscaler.model.weights import Weights
 from upscaler.training.players import begin_with
@@ -20,6 +20,10 @@ def made(kind: type[Built] = Residual, seed: int = 0, **settings: Any) -> Built:
     network = kind(**settings)
     initialise(network, "default", seed=seed)
     return network
+
+
+def blocks_of(network: Built) -> list[ResidualBlock]:
+    return [block for block in network.modules() if isinstance(block, ResidualBlock)]
 
 
 def weights_of(network: Built) -> Weights:
@@ -33,19 +37,19 @@ def test_a_deeper_network_begins_as_the_shallower_one_and_comes_to_learn_everywh
     x = torch.rand(1, 3, 9, 8)
     with torch.no_grad():
         assert torch.equal(deep(x), shallow(x))
-    before = [block.conv1.weight.detach().clone() for block in deep.body]
+    before = [block.conv1.weight.detach().clone() for block in blocks_of(deep)]
     optimiser = torch.optim.SGD(deep.parameters(), 0.1)
     for _ in range(2):
         optimiser.zero_grad()
         deep(x).square().mean().backward()
         optimiser.step()
-    assert all(not torch.equal(block.conv1.weight, old) for block, old in zip(deep.body, before, strict=True))
+    assert all(not torch.equal(block.conv1.weight, old) for block, old in zip(blocks_of(deep), before, strict=True))
 
 
 def test_new_blocks_lie_evenly_between_the_old_ones() -> None:
     deep = made(features=6, blocks=6, seed=1)
     begin_with(deep, weights_of(made(features=6, blocks=3)), growing=True)
-    assert [bool(block.conv2.weight.any()) for block in deep.body] == [True, False] * 3
+    assert [bool(block.conv2.weight.any()) for block in blocks_of(deep)] == [True, False] * 3
 
 
 DEEP = {"features": 6, "blocks": 3}

@@ -284,6 +284,7 @@ def test_evenness_is_measured_against_what_the_pixel_loss_aims_at() -> None:
     steps = make(stage("gan.losses.evenness_weight=0.5", "data.sharpen=true"))
     batch = next(batches())
     with torch.no_grad():
+        assert batch.lr is not None
         fake = steps.generator.network(batch.lr / 255)
     expected = 0.5 * evenness_loss(fake, sharpen(batch.hr / 255), 4)
     one_step(steps, watch=True)

@@ -112,9 +112,9 @@ def zoom(
     from upscaler.model.zooming import Point, common_factor, deep, detailed_pixel, plan_course
     from upscaler.saving import whole_folder
 
+    whole = open_picture(source, first_frame=True).read()
     models = _load(console, named, device)
     factor = common_factor([loaded.upscaler.network.scale for loaded in models.values()])
-    whole = open_picture(source, first_frame=True).read()
     height, width = whole.pixels.shape[:2]
     at = at or detailed_pixel(as_rgb(whole.pixels), factor, size)
     course = plan_course(height, width, Point.of_pixel(*at), factor=factor, steps=steps, edge=size)

@@ -16,7 +16,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_ac
 from upscaler.errors import UserError
 from upscaler.model import winograd_training
 from upscaler.model.layouts import NETWORKS, Built
-from upscaler.model.residual import Residual
+from upscaler.model.residual import Residual, ResidualBlock
 from upscaler.model.rrdbnet import RRDB
 from upscaler.model.web import Progress
 from upscaler.model.weights import Weights
@@ -91,9 +91,10 @@ def _deepen(generator: Residual, tensors: Mapping[str, Tensor], blocks: int) -> 
     Net2DeeperNet (Chen et al., "Net2Net", ICLR 2016, arXiv:1511.05641) for residual blocks.
     """
     places = [block * len(generator.body) // blocks for block in range(blocks)]
-    for place in set(range(len(generator.body))) - set(places):
-        for parameter in generator.body[place].conv2.parameters():
-            parameter.zero_()
+    for place, block in enumerate(generator.body):
+        if place not in places and isinstance(block, ResidualBlock):
+            for parameter in block.conv2.parameters():
+                parameter.zero_()
     given = {}
     for name, tensor in tensors.items():
         part, *rest = name.split(".")

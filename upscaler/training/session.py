@@ -161,7 +161,7 @@ def _train(
             return run.go()
         if init is not None and not resume and init.settings != run.generator.settings():
             blocks = [settings["blocks"] for settings in (init.settings, run.generator.settings())]
-            warn(f"the network grows from {blocks[0]} blocks to {blocks[1]}")
+            warn(f"the network grows from {blocks[0]} to {blocks[1]} blocks")
         for line in run.passed_over:
             warn(f"passed over: {line}")
         validation = run.supply.validation
