@@ -471,22 +471,6 @@ def test_what_it_was_given_to_begin_with_is_not_forgotten(srup: Any, trained: Tr
     refused(srup("train", "--resume", "run"), "killed before its first checkpoint; begin it again elsewhere")
 
 
-def test_a_network_grows_out_of_a_shallower_one(srup: Any, trained: Trained) -> None:
-    def train(blocks: int, folder: str, *more: str) -> Any:
-        settings = (f"network.settings={{features=6, blocks={blocks}}}", "data.batch=2", "data.patch=32")
-        sets = [word for setting in settings for word in ("--set", setting)]
-        return srup(
-            "train", "--preset", "photo-psnr", "--iterations", "2", *sets, "--data", trained.data, "-o", folder, *more
-        )
-
-    assert train(1, "shallow").code == 0
-    outcome = train(2, "deep", "--init", "shallow/weights/last.safetensors")
-    assert outcome.code == 0
-    assert "warning: the network grows from 1 to 2 blocks" in outcome.err
-    assert load_weights("deep/weights/last.safetensors").settings["blocks"] == 2
-    refused(train(1, "back", "--init", "deep/weights/last.safetensors"), "blocks 2, not 1")
-
-
 def test_half_written_files_of_a_killed_run_are_removed(srup: Any, copy: Path) -> None:
     remove_after(copy / "checkpoints", 8)
     part = copy / "checkpoints/.srup-0123456789abcdef.part"

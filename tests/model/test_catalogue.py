@@ -111,6 +111,7 @@ def test_bundled_models_are_there(name: str) -> None:
     assert found.entry is not None
     weights = load_weights(found.path)
     assert weights.settings["scale"] == found.entry.scale
+    assert f"{weights.architecture}, {weights.settings['blocks']} blocks" == found.entry.architecture
 
 
 def test_bundled_models_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,10 +78,10 @@ def _phips(name: str, title: str, summary: str, architecture: str, size: int, sh
 
 CATALOGUE: tuple[Entry, ...] = (
     Entry(
-        "photo", "photographs", "residual, 24 blocks", 4, "Apache-2.0", "photo.safetensors", pair="photo-psnr",
+        "photo", "photographs", "residual, 12 blocks", 4, "Apache-2.0", "photo.safetensors", pair="photo-psnr",
     ),
     Entry(
-        "photo-psnr", "photographs, PSNR-oriented", "residual, 24 blocks", 4, "Apache-2.0",
+        "photo-psnr", "photographs, PSNR-oriented", "residual, 12 blocks", 4, "Apache-2.0",
         "photo-psnr.safetensors", pair="photo", psnr=True,
     ),
     Entry(

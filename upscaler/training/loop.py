@@ -87,10 +87,9 @@ class Run:
         Raises:
             UserError: they are of another network.
         """
-        several = len(self.config.stages) > 1
-        players.begin_with(self.generator, weights, growing=not several)
+        players.begin_with(self.generator, weights)
         self._parent = weights.digest
-        self._first_stage = 1 if several else 0
+        self._first_stage = 1 if len(self.config.stages) > 1 else 0
 
     def resume(self) -> int:
         """Go on from the last checkpoint that can be read, or from the beginning where none was written yet.

@@ -16,7 +16,6 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_ac
 from upscaler.errors import UserError
 from upscaler.model import winograd_training
 from upscaler.model.layouts import NETWORKS, Built
-from upscaler.model.residual import Residual, ResidualBlock
 from upscaler.model.rrdbnet import RRDB
 from upscaler.model.web import Progress
 from upscaler.model.weights import Weights
@@ -56,52 +55,21 @@ def make_generator(config: Config) -> Generator:
     return generator
 
 
-def begin_with(generator: Generator, weights: Weights, *, growing: bool) -> None:
+def begin_with(generator: Generator, weights: Weights) -> None:
     """Give a generator weights to begin with.
-
-    Args:
-        generator: as it was made.
-        weights: of the same network, or of a Residual network with fewer blocks.
-        growing: whether the latter will do.
 
     Raises:
         UserError: they are of another network.
     """
     wanted, found = generator.settings(), weights.settings
-    related = weights.architecture == generator.architecture
-    different = [key for key in wanted if found.get(key) != wanted[key]]
-    deeper = related and different == ["blocks"] and found["blocks"] < wanted["blocks"]
-    if growing and deeper and isinstance(generator, Residual):
-        _deepen(generator, weights.tensors, found["blocks"])
-        return
-    if different or not related:
-        reasons = [f"{key} {found.get(key)}, not {wanted[key]}" for key in different]
+    different = [f"{key} {found.get(key)}, not {wanted[key]}" for key in wanted if found.get(key) != wanted[key]]
+    if weights.architecture != generator.architecture or different:
+        reason = "; ".join(different) if weights.architecture == generator.architecture else "another architecture"
         raise UserError(
-            f"--init is a {weights.architecture} and the run trains a {generator.architecture} "
-            f"({'; '.join(reasons) if related else 'another architecture'}); "
+            f"--init is a {weights.architecture} and the run trains a {generator.architecture} ({reason}); "
             "set network.architecture and network.settings to those of the weights"
         )
     generator.load_state_dict(weights.tensors)
-
-
-@torch.no_grad()
-def _deepen(generator: Residual, tensors: Mapping[str, Tensor], blocks: int) -> None:
-    """Begin as a shallower network: its blocks are spread evenly, and those between them add nothing yet.
-
-    Net2DeeperNet (Chen et al., "Net2Net", ICLR 2016, arXiv:1511.05641) for residual blocks.
-    """
-    places = [block * len(generator.body) // blocks for block in range(blocks)]
-    for place, block in enumerate(generator.body):
-        if place not in places and isinstance(block, ResidualBlock):
-            for parameter in block.conv2.parameters():
-                parameter.zero_()
-    given = {}
-    for name, tensor in tensors.items():
-        part, *rest = name.split(".")
-        if part == "body":
-            rest[0] = str(places[int(rest[0])])
-        given[".".join([part, *rest])] = tensor
-    generator.load_state_dict(generator.state_dict() | given)
 
 
 def make_discriminator(stage: Stage, seed: int) -> nn.Module | None:

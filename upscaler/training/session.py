@@ -159,9 +159,6 @@ def _train(
             return finished
         if not processes.first:
             return run.go()
-        if init is not None and not resume and init.settings != run.generator.settings():
-            blocks = [settings["blocks"] for settings in (init.settings, run.generator.settings())]
-            warn(f"the network grows from {blocks[0]} to {blocks[1]} blocks")
         for line in run.passed_over:
             warn(f"passed over: {line}")
         validation = run.supply.validation
