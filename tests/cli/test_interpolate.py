@@ -154,6 +154,9 @@ def test_programs_can_read_along(srup: Any) -> None:
         (("--alpha", 1, "--at", "1,2"), "--at is for --sweep"),
         (("--alpha", 1, "--image-space"), "--image-space is for --sweep"),
         (("--alpha", 1, "--animation", "a.gif"), "--animation is for --sweep"),
+        (("--alpha", 1, "--device", "cpu"), "--device is for --sweep"),
+        (("--alpha", 1, "--precision", "fp32"), "--precision is for --sweep"),
+        (("--weights", "1,1", "--memory", "1GB"), "--memory is for --sweep"),
         (("--alpha", 1, "-o", "a.pth"), "a.pth is no name for weights; it must end in .safetensors"),
     ],
 )

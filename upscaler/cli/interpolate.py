@@ -151,6 +151,9 @@ def interpolate(
         "at": at,
         "image-space": image_space,
         "animation": animation,
+        "device": device != "auto",
+        "precision": precision is not Numbers.auto,
+        "memory": memory,
     }.items():
         if given:
             raise typer.BadParameter(f"--{option} is for --sweep")
