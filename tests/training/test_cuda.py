@@ -46,11 +46,7 @@ SEEN = (
 GANS: dict[str, tuple[str, ...]] = {
     "vgg": ("gan.discriminator.kind=vgg", "gan.discriminator.norm=batch", *NOISY),
     "unet": ("gan.discriminator.kind=unet", "gan.discriminator.norm=spectral", "data.sharpen=true"),
-    "patch": (
-        "gan.discriminator.kind=patch",
-        "gan.discriminator.norm=spectral",
-        *SEEN,
-    ),
+    "patch": ("gan.discriminator.kind=patch", "gan.discriminator.norm=spectral", *SEEN),
     "wgan": (
         "gan.discriminator.norm=none",
         "gan.losses.adversarial=wgan",

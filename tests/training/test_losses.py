@@ -298,8 +298,7 @@ def test_evenness_is_of_all_pictures_together_wherever_they_are() -> None:
 
     for half, aim in zip(result_halves, target_halves, strict=True):
         evenness_loss(half, aim, 4, keep)
-    means = iter([(own[measure] + own[measure + 2]) / 2 for measure in (0, 1)])
-    shared = evenness_loss(result_halves[0], target_halves[0], 4, lambda _: next(means))
+    shared = evenness_loss(result_halves[0], target_halves[0], 4, lambda _: (own[0] + own[1]) / 2)
     whole = evenness_loss(result, target, 4)
     torch.testing.assert_close(shared, whole)
     torch.testing.assert_close(torch.autograd.grad(shared, result), torch.autograd.grad(whole, result))

@@ -63,12 +63,16 @@ def evenness_loss(
         pooled: makes of the means of these pictures those of more; under ``torchrun`` of all processes' pictures.
             It must be differentiable.
     """
-    high, wanted = (_laplacian(pictures.float(), scale) for pictures in (result, target))
-    loss = result.new_zeros(())
-    for measure in (_soft_sign, _log_magnitude):
-        apart = pooled(_by_place(measure(high), scale) - _by_place(measure(wanted), scale))
-        loss = loss + apart.var(dim=1, correction=0).mean()
-    return loss
+    apart = pooled(_by_place(result.float(), scale) - _by_place(target.float(), scale))
+    return apart.var(dim=2, correction=0).mean(1).sum()
+
+
+def _by_place(pictures: Tensor, scale: int) -> Tensor:
+    """(2, C, scale^2): both means of the Laplacian, its own and its magnitude's, at each place in an LR pixel."""
+    high = _laplacian(pictures, scale)
+    seen = high.square() + _VISIBLE**2
+    measures = F.pixel_unshuffle(torch.stack((high / seen.sqrt(), seen.log() / 2)), scale)
+    return measures.mean((1, 3, 4)).view(2, pictures.shape[1], scale**2)
 
 
 def _laplacian(pictures: Tensor, margin: int) -> Tensor:
@@ -76,19 +80,6 @@ def _laplacian(pictures: Tensor, margin: int) -> Tensor:
     inner = F.pad(pictures, (1 - margin,) * 4)
     beside = inner[..., 1:-1, :-2] + inner[..., 1:-1, 2:] + inner[..., :-2, 1:-1] + inner[..., 2:, 1:-1]
     return 4 * inner[..., 1:-1, 1:-1] - beside
-
-
-def _soft_sign(high: Tensor) -> Tensor:
-    return high / (high.square() + _VISIBLE**2).sqrt()
-
-
-def _log_magnitude(high: Tensor) -> Tensor:
-    return (high.square() + _VISIBLE**2).log() / 2
-
-
-def _by_place(values: Tensor, scale: int) -> Tensor:
-    """(C, scale^2): the mean at each place in an LR pixel, over the pictures."""
-    return F.pixel_unshuffle(values, scale).mean((0, 2, 3)).view(values.shape[1], scale**2)
 
 
 def discriminator_loss(
