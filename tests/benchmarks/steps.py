@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from upscaler.images import files
+from upscaler.model.layouts import Built
 from upscaler.training.config import Config, Stage
 from upscaler.training.degradation import find_preset
 from upscaler.training.inspection import read_rgb
@@ -71,7 +72,7 @@ def pairs_of(stage: Stage, pictures: Pictures) -> Pairs:
 
 
 def bare(
-    stage: Stage, networks: tuple[nn.Module, nn.Module | None, VGGFeatures | None], hr: Tensor, lr: Tensor
+    stage: Stage, networks: tuple[Built, nn.Module | None, VGGFeatures | None], hr: Tensor, lr: Tensor
 ) -> Callable[[], None]:
     """One step as the shortest script has it."""
     g, d, vgg = networks
@@ -109,7 +110,7 @@ def bare(
 
 
 def trainer(
-    config: Config, stage: Stage, networks: tuple[nn.Module, nn.Module | None, VGGFeatures | None], pictures: Pictures
+    config: Config, stage: Stage, networks: tuple[Built, nn.Module | None, VGGFeatures | None], pictures: Pictures
 ) -> Callable[[], None]:
     """One step of srup's, data and readings included."""
     g, d, vgg = networks
@@ -132,7 +133,7 @@ def measured(name: str, rounds: int, pictures: Pictures) -> None:
     config = load_config(name.partition(",")[0], settings=settings)
     stage = config.stages[number]
 
-    def networks() -> tuple[nn.Module, nn.Module | None, VGGFeatures | None]:
+    def networks() -> tuple[Built, nn.Module | None, VGGFeatures | None]:
         d = make_discriminator(stage, 1)
         vgg = vgg_weights(list(stage.perceptual.layers)) if stage.losses.feature_weight else None
         generator = placed(make_generator(config), stage.engine, CPU)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from upscaler.model.compact import Compact
+from upscaler.model.layouts import Built
 from upscaler.model.rrdbnet import RRDBNet
 from upscaler.training.config import Stage
 from upscaler.training.degradation import find_preset
@@ -40,7 +41,7 @@ def batches(count: int = 100) -> Iterator[Batch]:
         yield Batch(hr, lr, tuple(range(4 * number, 4 * number + 4)))
 
 
-def make(chosen: Stage, generator: nn.Module | None = None, vgg: VGGFeatures | None = None) -> Steps:
+def make(chosen: Stage, generator: Built | None = None, vgg: VGGFeatures | None = None) -> Steps:
     if generator is None:
         generator = Compact(features=4, convolutions=1)
         initialise(generator, "kaiming", seed=0, slope=0.25)

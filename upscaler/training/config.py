@@ -29,13 +29,17 @@ class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Network(_Section, frozen=True):
-    """The generator. ``settings`` are arguments of its constructor, beside the scale."""
+    """The generator. ``settings`` are arguments of its constructor, beside the scale.
+
+    ``equivariant`` binds its weights to each other, so that it enlarges turned and mirrored pictures alike.
+    """
 
     architecture: Literal["rrdbnet", "compact", "residual"]
     settings: dict[str, Any]
     initialisation: Literal["default", "kaiming", "orthogonal"]
     initialisation_scale: Rate
     last_layer_scale: Rate
+    equivariant: bool
 
 
 class Data(_Section, frozen=True):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from upscaler.training.config import Losses, Optimiser
+from upscaler.training.equivariance import Equivariance
 from upscaler.training.losses import gradient_penalty, r1_penalty
 from upscaler.training.optimisers import build_optimiser, learning_rate, set_rate
 from upscaler.training.stabilisers import mixing
@@ -25,14 +26,23 @@ class Learner:
         forward: what is called in its place to compute gradients; holds ``network``.
         settings: of the optimiser.
         scaled: gradients are scaled to survive fp16.
+        equivariance: of the network, where its weights are to keep it.
     """
 
-    def __init__(self, network: nn.Module, forward: nn.Module, settings: Optimiser, *, scaled: bool) -> None:
-        self.network, self.forward, self.settings = network, forward, settings
+    def __init__(
+        self,
+        network: nn.Module,
+        forward: nn.Module,
+        settings: Optimiser,
+        *,
+        scaled: bool,
+        equivariance: Equivariance | None = None,
+    ) -> None:
+        self.network, self.forward, self.settings, self.equivariance = network, forward, settings, equivariance
         self.optimiser = build_optimiser(settings, network.parameters())
         device = next(network.parameters()).device
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
-        self._unscaled = False
+        self._settled = False
 
     def begin(self, progress: float, factor: float) -> None:
         """Forget the last gradients and set the learning rate."""
@@ -51,18 +61,23 @@ class Learner:
 
     def finish(self) -> None:
         """Move the weights."""
+        self.settle()
         if self.settings.clip:
-            self.unscale()
             nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
         self.scaler.step(self.optimiser)
         self.scaler.update()
-        self._unscaled = False
+        if self.equivariance:
+            self.equivariance.bind_weights()
+        self._settled = False
 
-    def unscale(self) -> None:
+    def settle(self) -> None:
         """Make the gradients those of the loss, once a step."""
-        if not self._unscaled:
-            self.scaler.unscale_(self.optimiser)
-            self._unscaled = self.scaler.is_enabled()
+        if self._settled:
+            return
+        self.scaler.unscale_(self.optimiser)
+        if self.equivariance:
+            self.equivariance.bind_gradients()
+        self._settled = True
 
     @property
     def rate(self) -> float:

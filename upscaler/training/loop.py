@@ -85,9 +85,9 @@ class Run:
         """Begin with these weights, behind the stage that would have made such ones.
 
         Raises:
-            UserError: they are of another network.
+            UserError: they are of another network, or not equivariant where that is wanted.
         """
-        players.begin_with(self.generator, weights)
+        players.begin_with(self.generator, weights, equivariant=self.config.network.equivariant)
         self._parent = weights.digest
         self._first_stage = 1 if len(self.config.stages) > 1 else 0
 

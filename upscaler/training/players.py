@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import msgspec
 import torch
@@ -19,12 +19,14 @@ from upscaler.model.layouts import NETWORKS, Built
 from upscaler.model.rrdbnet import RRDB
 from upscaler.model.web import Progress
 from upscaler.model.weights import Weights
-from upscaler.training.config import Config, Engine, Perceptual, Stage
+from upscaler.training.config import Config, Engine, Network, Perceptual, Stage
 from upscaler.training.discriminators import build_discriminator
+from upscaler.training.equivariance import Equivariance
 from upscaler.training.perceptual import VGGFeatures, check_layers, load_vgg, stride
 from upscaler.training.stabilisers import initialise
 
 Generator = Built
+AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module)
 
 # Of the activations between a new network's convolutions.
 _SLOPES = {"rrdbnet": 0.2, "compact": 0.25, "residual": 0.25}
@@ -35,7 +37,7 @@ def make_generator(config: Config) -> Generator:
     """The generator of a run on the CPU, initialised.
 
     Raises:
-        UserError: settings that its architecture does not have.
+        UserError: settings that its architecture does not have, or with which it cannot be equivariant.
     """
     network = config.network
     kind = NETWORKS[network.architecture]
@@ -52,14 +54,16 @@ def make_generator(config: Config) -> Generator:
         scale=network.initialisation_scale,
         last_scale=network.last_layer_scale,
     )
+    if network.equivariant:
+        _bind(generator, network)
     return generator
 
 
-def begin_with(generator: Generator, weights: Weights) -> None:
+def begin_with(generator: Generator, weights: Weights, *, equivariant: bool) -> None:
     """Give a generator weights to begin with.
 
     Raises:
-        UserError: they are of another network.
+        UserError: they are of another network, or not equivariant where that is wanted.
     """
     wanted, found = generator.settings(), weights.settings
     different = [f"{key} {found.get(key)}, not {wanted[key]}" for key in wanted if found.get(key) != wanted[key]]
@@ -70,6 +74,8 @@ def begin_with(generator: Generator, weights: Weights) -> None:
             "set network.architecture and network.settings to those of the weights"
         )
     generator.load_state_dict(weights.tensors)
+    if equivariant and not Equivariance(generator).holds():
+        raise UserError("the weights of --init are not equivariant; go on from them with network.equivariant=false")
 
 
 def make_discriminator(stage: Stage, seed: int) -> nn.Module | None:
@@ -93,7 +99,7 @@ def make_discriminator(stage: Stage, seed: int) -> nn.Module | None:
     return discriminator
 
 
-def placed(network: nn.Module, engine: Engine, device: torch.device) -> nn.Module:
+def placed(network: AnyNetwork, engine: Engine, device: torch.device) -> AnyNetwork:
     """The network on its device, laid out and compiled as the engine says, ready to train."""
     _lay_out(network.train(), engine, device)
     if engine.checkpointing:
@@ -148,6 +154,19 @@ def _lay_out(network: nn.Module, engine: Engine, device: torch.device) -> None:
     network.to(device, memory_format=torch.channels_last if engine.channels_last else torch.preserve_format)  # type: ignore[call-overload]
     if device.type == "cpu" and not engine.compile:
         winograd_training.accelerate(network)
+
+
+def _bind(generator: Generator, network: Network) -> None:
+    """Make a generator that was just initialised equivariant."""
+    if network.initialisation == "orthogonal":
+        raise UserError(
+            "network.equivariant binds weights to each other, which are orthogonal then no more; "
+            "use network.initialisation=kaiming"
+        )
+    try:
+        Equivariance(generator).draw()
+    except ValueError as error:
+        raise UserError(f"network.equivariant: with network.settings as they are, {error}") from error
 
 
 def _check_settings(kind: type[Generator], settings: Mapping[str, Any]) -> None:

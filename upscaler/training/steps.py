@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from upscaler.model.layouts import Built
 from upscaler.training.config import Stage
 from upscaler.training.degradation import Degrade
+from upscaler.training.equivariance import Equivariance
 from upscaler.training.kernels import sharpen
 from upscaler.training.learners import Judge, Learner
 from upscaler.training.losses import discriminator_loss, evenness_loss, generator_loss, pixel_loss
@@ -42,18 +44,21 @@ class Steps:
         vgg: on the device, where a loss looks at features.
         degrade: makes LR on the device, where nobody did before.
         processes: this one and the others.
+        equivariant: the generator, which is so, stays so.
     """
 
     def __init__(
         self,
         stage: Stage,
         scale: int,
-        generator: nn.Module,
+        generator: Built,
         average: nn.Module,
         discriminator: nn.Module | None,
         vgg: VGGFeatures | None,
         degrade: Degrade,
         processes: Processes,
+        *,
+        equivariant: bool = False,
     ) -> None:
         self.stage, self.scale, self.vgg, self.degrade, self.processes = stage, scale, vgg, degrade, processes
         self.device = next(generator.parameters()).device
@@ -61,7 +66,8 @@ class Steps:
         scaled = self.dtype == torch.float16
         self.average = average
         parallel = processes.parallel(generator, self.device)
-        self.generator = Learner(generator, parallel, stage.generator, scaled=scaled)
+        bonds = Equivariance(generator) if equivariant else None
+        self.generator = Learner(generator, parallel, stage.generator, scaled=scaled, equivariance=bonds)
         self.discriminator: Learner | None = None
         if discriminator is not None:
             judge = processes.parallel(Judge(discriminator, stage.losses), self.device)
@@ -124,7 +130,7 @@ class Steps:
                 self.meter.add(f"loss/{name}", term)
             shown.append((real, fake.detach(), seeds))
         if watch:
-            learner.unscale()
+            learner.settle()
             self._watched |= gradient_sizes("generator", learner.network)
         if histograms:
             self._histograms |= distributions("generator", learner.network)
@@ -164,7 +170,7 @@ class Steps:
             if losses.penalty_weight or losses.r1_weight:
                 self.meter.add("loss/penalty", penalty)
         if watch:
-            learner.unscale()
+            learner.settle()
             self._watched |= gradient_sizes("discriminator", learner.network)
         if histograms:
             self._histograms |= distributions("discriminator", learner.network)

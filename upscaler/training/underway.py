@@ -68,6 +68,7 @@ class UnderWay:
             eyes.of(self.stage, self.device),
             find_preset(self.stage.data.degradation),
             processes,
+            equivariant=config.network.equivariant,
         )
         self.steps.rate_factor = rate_factor
         self.gauge = Gauge(adversarial=self.stage.losses.adversarial if self.stage.adversarial else None)
