@@ -211,7 +211,7 @@ def test_lr_pictures_are_stored_for_x4_unless_told_otherwise(srup: Any) -> None:
     ("arguments", "words"),
     [
         (("nowhere",), "nowhere does not exist"),
-        (("photos", "--validation", "3"), "leave none of 3"),
+        (("photos", "--validation", "3"), "would leave none of 3"),
         (("photos", "--benchmark", "nowhere"), "nowhere does not exist"),
         (("photos", "-o", "photos"), "all pictures of photos lie in photos, which is written to; use another -o"),
     ],

@@ -294,7 +294,7 @@ def test_sheets_are_of_one_picture(srup: Any) -> None:
         (("a.png", "-m", "zero.png"), "zero.png"),
         (("a.png", "--alpha", "0.5", "-m", "lsdir-compact-c"), "no known PSNR-oriented pair"),
         (("a.png", "--device", "cuda:7"), "cuda:7"),
-        (("a.png", "--memory", "1MB"), "needs --memory"),
+        (("a.png", "--memory", "1MB"), "a.png: this picture needs --memory"),
         (("a.png", "-s", "20000", "-o", "big.jpg"), "65"),
         (("a.png", "-s", "5000", "-o", "big.webp"), "16"),
     ],

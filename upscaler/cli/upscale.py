@@ -219,13 +219,14 @@ def upscale(
 def _show_plans(console: Console, upscaler: Upscaler, jobs: list[Job], size: Size, first_frame: bool) -> bool:
     """Show what each job will take; False if one of them cannot be done."""
     from upscaler.images.files import open_picture
+    from upscaler.model.batch import estimated
     from upscaler.model.tiles import megabytes
 
     complete = True
     for job in jobs:
         try:
             picture = open_picture(job.input, first_frame=first_frame)
-            estimate = upscaler.estimate(picture, size)
+            estimate = estimated(upscaler, job, picture, size)
         except UserError as error:
             console.error(str(error), input=job.input)
             complete = False

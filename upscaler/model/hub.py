@@ -117,7 +117,7 @@ def fetch(
         )
     from filelock import FileLock
 
-    refusals = []
+    refusals: dict[str, list[str]] = {}
     progress = progress or _nobody
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -128,10 +128,11 @@ def fetch(
                 try:
                     return _fetch_from(source, target, sha256, size, progress)
                 except RefusedError as error:
-                    refusals.append(f"{source} ({error})")
+                    refusals.setdefault(str(error), []).append(str(source))
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror or error}") from error
-    raise UserError(f"could not fetch {target.name} from {'; nor from '.join(refusals)}")
+    reasons = (f"{' or '.join(refusing)} ({reason})" for reason, refusing in refusals.items())
+    raise UserError(f"could not fetch {target.name} from {'; nor from '.join(reasons)}")
 
 
 def _nobody(done: int, total: int) -> None:

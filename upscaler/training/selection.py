@@ -109,7 +109,7 @@ def validation_split(digests: Sequence[str], wanted: float | int, groups: Sequen
     count = wanted if isinstance(wanted, int) else max(round(wanted * len(digests)), 1 if wanted > 0 else 0)
     if count and count >= len(digests):
         raise UserError(
-            f"{count} pictures for validation leave none of {len(digests)} to train on; use a smaller split"
+            f"taking {count} for validation would leave none of {len(digests)} to train on; use a smaller split"
         )
     members: dict[int, list[int]] = {}
     for index in sorted(range(len(digests)), key=lambda index: (digests[index], index)):
