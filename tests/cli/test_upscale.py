@@ -11,9 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from upscaler.images.files import Metadata, Picture, open_picture, read_provenance, write_picture
+from upscaler.model.compact import Compact
+from upscaler.model.equivariance import Equivariance
 from upscaler.model.upscaler import Upscaler
+from upscaler.model.weights import save_weights
 
 PROGRAM = "from upscaler.cli.main import run; run()"
 EMPTY = Metadata(None, None, None, None)
@@ -391,6 +395,21 @@ def test_what_the_system_refuses_is_one_line(srup: Any) -> None:
     outcome = srup("upscale", "x" * 300 + ".png")
     assert (outcome.code, outcome.err.count("\n")) == (1, 1)
     assert "unexpected" not in outcome.err
+
+
+@pytest.mark.parametrize("bound", [True, False])
+def test_tta_is_left_out_where_it_would_change_nothing(srup: Any, bound: bool) -> None:
+    torch.manual_seed(0)
+    network = Compact(features=8, convolutions=1)
+    if bound:
+        Equivariance(network).draw()
+    save_weights(Path("net.safetensors"), network.architecture, network.settings(), network.state_dict())
+    picture(Path("a.png"))
+    outcome = srup("upscale", "a.png", "-o", "turned.png", "-m", "net.safetensors", "--tta")
+    assert outcome.code == 0
+    assert ("--tta would change nothing" in outcome.err) is bound
+    srup("upscale", "a.png", "-o", "plain.png", "-m", "net.safetensors")
+    assert np.array_equal(pixels_of(Path("turned.png")), pixels_of(Path("plain.png"))) is bound
 
 
 def test_warnings_do_not_stop_the_work(srup: Any, nearest: Path) -> None:

@@ -150,6 +150,7 @@ def upscale(
     from upscaler.cli.display import BatchDisplay
     from upscaler.cli.loading import load_model
     from upscaler.model import batch
+    from upscaler.model.equivariance import is_equivariant
     from upscaler.model.upscaler import Size, Upscaler
     from upscaler.model.weights import build_network
 
@@ -159,10 +160,14 @@ def upscale(
 
     weights = load_model(console, model, alpha)
     width, height = size or (None, None)
+    network = build_network(weights)
+    if tta and is_equivariant(network):
+        console.warning(f"{model} enlarges turned pictures alike; --tta would change nothing and is left out")
+        tta = False
     wanted = Size(scale, width, height)
     display = BatchDisplay(console, len(jobs))
     upscaler = Upscaler(
-        build_network(weights),
+        network,
         device=device,
         precision=precision.value,
         memory=memory,

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from upscaler.model.equivariance import Equivariance
 from upscaler.training.config import Losses, Optimiser
-from upscaler.training.equivariance import Equivariance
 from upscaler.training.losses import gradient_penalty, r1_penalty
 from upscaler.training.optimisers import build_optimiser, learning_rate, set_rate
 from upscaler.training.stabilisers import mixing

@@ -15,13 +15,13 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_ac
 
 from upscaler.errors import UserError
 from upscaler.model import winograd_training
+from upscaler.model.equivariance import Equivariance, is_equivariant
 from upscaler.model.layouts import NETWORKS, Built
 from upscaler.model.rrdbnet import RRDB
 from upscaler.model.web import Progress
 from upscaler.model.weights import Weights
 from upscaler.training.config import Config, Engine, Network, Perceptual, Stage
 from upscaler.training.discriminators import build_discriminator
-from upscaler.training.equivariance import Equivariance
 from upscaler.training.perceptual import VGGFeatures, check_layers, load_vgg, stride
 from upscaler.training.stabilisers import initialise
 
@@ -74,7 +74,7 @@ def begin_with(generator: Generator, weights: Weights, *, equivariant: bool) -> 
             "set network.architecture and network.settings to those of the weights"
         )
     generator.load_state_dict(weights.tensors)
-    if equivariant and not Equivariance(generator).holds():
+    if equivariant and not is_equivariant(generator):
         raise UserError("the weights of --init are not equivariant; go on from them with network.equivariant=false")
 
 

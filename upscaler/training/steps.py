@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from upscaler.model.equivariance import Equivariance
 from upscaler.model.layouts import Built
 from upscaler.training.config import Stage
 from upscaler.training.degradation import Degrade
-from upscaler.training.equivariance import Equivariance
 from upscaler.training.kernels import sharpen
 from upscaler.training.learners import Judge, Learner
 from upscaler.training.losses import discriminator_loss, evenness_loss, generator_loss, pixel_loss

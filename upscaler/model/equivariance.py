@@ -82,13 +82,21 @@ class Equivariance:
         )
 
 
+def is_equivariant(network: Built) -> bool:
+    """Whether a network enlarges turned and mirrored pictures alike, because its weights are bound."""
+    try:
+        return Equivariance(network).holds()
+    except ValueError:
+        return False
+
+
 def _bound(values: Tensor, bonds: list[_Bond]) -> Tensor:
     """The mean over all turns, as means over each mirror after the other."""
     for bond in bonds:
-        other = values[bond.out]
+        other = values.index_select(0, bond.out)
         if bond.into is not None:
-            other = turned(other[:, bond.into], bond.mirror)
-        values = (values + other) / 2
+            other = turned(other.index_select(1, bond.into), bond.mirror)
+        values = values.lerp(other, 0.5)
     return values
 
 
