@@ -115,7 +115,17 @@ def trainer(
     """One step of srup's, data and readings included."""
     g, d, vgg = networks
     average = copy.deepcopy(g).eval().requires_grad_(False)
-    steps = Steps(stage, config.scale, g, average, d, vgg, find_preset("bicubic"), Processes())
+    steps = Steps(
+        stage,
+        config.scale,
+        g,
+        average,
+        d,
+        vgg,
+        find_preset("bicubic"),
+        Processes(),
+        equivariant=config.network.equivariant,
+    )
     batches = load(pairs_of(stage, pictures), workers=stage.data.workers)
 
     def step() -> None:

@@ -144,7 +144,17 @@ def srup(config: Config, stage: Stage, folder: Path) -> tuple[Callable[[], None]
     average = copy.deepcopy(g).eval().requires_grad_(False)
     judge = None if d is None else placed(d, stage.engine, CPU)
     vgg = Eyes([stage]).of(stage, CPU)
-    steps = Steps(stage, config.scale, g, average, judge, vgg, find_preset("bicubic"), Processes())
+    steps = Steps(
+        stage,
+        config.scale,
+        g,
+        average,
+        judge,
+        vgg,
+        find_preset("bicubic"),
+        Processes(),
+        equivariant=config.network.equivariant,
+    )
     pictures = PreparedSet(folder / "set").pictures()
     batches = Timed(load(pairs_of(stage, pictures), workers=stage.data.workers))
 

@@ -402,7 +402,7 @@ def test_tta_is_left_out_where_it_would_change_nothing(srup: Any, bound: bool) -
     torch.manual_seed(0)
     network = Compact(features=8, convolutions=1)
     if bound:
-        Equivariance(network).draw()
+        Equivariance(network).bind_drawn()
     save_weights(Path("net.safetensors"), network.architecture, network.settings(), network.state_dict())
     picture(Path("a.png"))
     outcome = srup("upscale", "a.png", "-o", "turned.png", "-m", "net.safetensors", "--tta")

@@ -89,6 +89,7 @@ def make(chosen: Stage, device: torch.device, degradation: str = "bicubic") -> S
         vgg,
         find_preset(degradation),
         Processes(),
+        equivariant=False,
     )
 
 

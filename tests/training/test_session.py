@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from upscaler.errors import UserError
+from upscaler.model.equivariance import is_equivariant
+from upscaler.model.weights import build_network, load_weights
 from upscaler.saving import whole_file
 from upscaler.training import checkpoints, loop
 from upscaler.training.checkpoints import checkpoints_in
@@ -47,8 +49,9 @@ def go(tiny_set: PreparedSet, tmp_path: Path) -> Callable[..., Finished]:
         resume: bool = False,
         notify: Notify = lambda _: None,
         warn: Callable[[str], None] = lambda _: None,
+        settings: Sequence[str] = (),
     ) -> Finished:
-        config = load_config("compact-psnr", settings=SETTINGS, iterations=6)
+        config = load_config("compact-psnr", settings=[*SETTINGS, *settings], iterations=6)
         order = Order(config, RunFolder(tmp_path / name), tiny_set, None, torch.device("cpu"), None, "warn")
         return train(order, init=None, resume=resume, notify=notify, warn=warn)
 
@@ -100,6 +103,18 @@ def test_a_damaged_checkpoint_is_passed_over_and_told(go: Callable[..., Finished
         torch.equal(end[key], tensor) for key, tensor in load_file(tmp_path / "run/weights/last.safetensors").items()
     )
     assert [event.step for event in events if isinstance(event, Saved)] == [4, 6]
+
+
+def test_an_equivariant_run_stays_so_and_goes_on_alike(go: Callable[..., Finished], tmp_path: Path) -> None:
+    bound = ("network.equivariant=true", "network.settings.features=8")
+    for name in ("whole", "cut"):
+        go(name, settings=bound)
+    for step, path in checkpoints_in(tmp_path / "cut/checkpoints").items():
+        if step > 2:
+            path.unlink()
+    go("cut", resume=True, settings=bound)
+    assert _same_end(tmp_path / "whole", tmp_path / "cut")
+    assert is_equivariant(build_network(load_weights(tmp_path / "cut/weights/last.safetensors")))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -55,6 +55,7 @@ def make(chosen: Stage, generator: Built | None = None, vgg: VGGFeatures | None 
         vgg,
         find_preset("bicubic"),
         Processes(),
+        equivariant=False,
     )
 
 

@@ -214,6 +214,11 @@ def parse_config(content: Mapping[str, Any]) -> Config:
         if choices := _choices(place):
             what = f"{what.removeprefix('Invalid enum value ')} is none of {', '.join(map(str, choices))}"
         raise UserError(f"{place or 'the configuration'}: {what.replace('`', '')}") from error
+    if config.network.equivariant and config.network.initialisation == "orthogonal":
+        raise UserError(
+            "orthogonal weights do not stay so when network.equivariant binds them; "
+            "set network.initialisation to kaiming, or network.equivariant to false"
+        )
     for stage in config.stages:
         _check(config, stage)
     return config
@@ -229,7 +234,7 @@ def read_config(path: Path) -> Config:
     try:
         return parse_config(content)
     except UserError as error:
-        raise UserError(f"{path} is damaged: {error}") from error
+        raise UserError(f"{path} is damaged, or of another version of srup: {error}") from error
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -46,6 +46,7 @@ class Learner:
 
     def begin(self, progress: float, factor: float) -> None:
         """Forget the last gradients and set the learning rate."""
+        self._settled = False
         self.optimiser.zero_grad(set_to_none=True)
         set_rate(self.optimiser, learning_rate(self.settings, progress) * factor)
 
@@ -68,10 +69,9 @@ class Learner:
         self.scaler.update()
         if self.equivariance:
             self.equivariance.bind_weights()
-        self._settled = False
 
     def settle(self) -> None:
-        """Make the gradients those of the loss, once a step."""
+        """Undo the scaling of the gradients and bind them, once a step."""
         if self._settled:
             return
         self.scaler.unscale_(self.optimiser)

@@ -15,12 +15,12 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_ac
 
 from upscaler.errors import UserError
 from upscaler.model import winograd_training
-from upscaler.model.equivariance import Equivariance, is_equivariant
+from upscaler.model.equivariance import Equivariance
 from upscaler.model.layouts import NETWORKS, Built
 from upscaler.model.rrdbnet import RRDB
 from upscaler.model.web import Progress
 from upscaler.model.weights import Weights
-from upscaler.training.config import Config, Engine, Network, Perceptual, Stage
+from upscaler.training.config import Config, Engine, Perceptual, Stage
 from upscaler.training.discriminators import build_discriminator
 from upscaler.training.perceptual import VGGFeatures, check_layers, load_vgg, stride
 from upscaler.training.stabilisers import initialise
@@ -55,7 +55,7 @@ def make_generator(config: Config) -> Generator:
         last_scale=network.last_layer_scale,
     )
     if network.equivariant:
-        _bind(generator, network)
+        _bind(generator)
     return generator
 
 
@@ -74,8 +74,11 @@ def begin_with(generator: Generator, weights: Weights, *, equivariant: bool) -> 
             "set network.architecture and network.settings to those of the weights"
         )
     generator.load_state_dict(weights.tensors)
-    if equivariant and not is_equivariant(generator):
-        raise UserError("the weights of --init are not equivariant; go on from them with network.equivariant=false")
+    if equivariant and not Equivariance(generator).holds():
+        raise UserError(
+            "the weights of --init do not enlarge turned pictures alike, as network.equivariant wants; "
+            "add --set network.equivariant=false"
+        )
 
 
 def make_discriminator(stage: Stage, seed: int) -> nn.Module | None:
@@ -156,17 +159,12 @@ def _lay_out(network: nn.Module, engine: Engine, device: torch.device) -> None:
         winograd_training.accelerate(network)
 
 
-def _bind(generator: Generator, network: Network) -> None:
+def _bind(generator: Generator) -> None:
     """Make a generator that was just initialised equivariant."""
-    if network.initialisation == "orthogonal":
-        raise UserError(
-            "network.equivariant binds weights to each other, which are orthogonal then no more; "
-            "use network.initialisation=kaiming"
-        )
     try:
-        Equivariance(generator).draw()
+        Equivariance(generator).bind_drawn()
     except ValueError as error:
-        raise UserError(f"network.equivariant: with network.settings as they are, {error}") from error
+        raise UserError(f"network.equivariant needs other network.settings: {error}") from error
 
 
 def _check_settings(kind: type[Generator], settings: Mapping[str, Any]) -> None:

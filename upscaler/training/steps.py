@@ -58,7 +58,7 @@ class Steps:
         degrade: Degrade,
         processes: Processes,
         *,
-        equivariant: bool = False,
+        equivariant: bool,
     ) -> None:
         self.stage, self.scale, self.vgg, self.degrade, self.processes = stage, scale, vgg, degrade, processes
         self.device = next(generator.parameters()).device
