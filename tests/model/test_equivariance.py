@@ -10,12 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from upscaler.model.catalogue import resolve
 from upscaler.model.compact import Compact
 from upscaler.model.equivariance import Equivariance, is_equivariant
 from upscaler.model.layouts import Built
 from upscaler.model.residual import Residual
 from upscaler.model.rrdbnet import RRDBNet
 from upscaler.model.turns import TURNS, turned
+from upscaler.model.weights import build_network, load_weights
 
 NAMES = (
     "residual-x3",
@@ -125,3 +127,9 @@ def test_widths_that_are_no_multiple_of_8_cannot_be_bound() -> None:
     with pytest.raises(ValueError, match="12 features are no multiple of 8"):
         Equivariance(Residual(features=12, blocks=1))
     assert not is_equivariant(Residual(features=12, blocks=1))
+
+
+@pytest.mark.parametrize("name", ["photo", "photo-psnr"])
+def test_the_bundled_pair_has_tta_built_in(name: str) -> None:
+    """As README and the cards say."""
+    assert is_equivariant(build_network(load_weights(resolve(name).path)))
