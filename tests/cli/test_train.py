@@ -445,7 +445,7 @@ def _writing(name: str, content: str) -> Callable[[Path], None]:
         (_writing("origin.json", '{"data": 3}'), "copy/origin.json is damaged or cannot be read"),
         (_writing("origin.json", "{"), "copy/origin.json is damaged or cannot be read"),
         (_writing("config.toml", "seed ="), "copy/config.toml is no TOML file"),
-        (_writing("config.toml", "seed = 3"), "copy/config.toml is damaged: the configuration: "),
+        (_writing("config.toml", "seed = 3"), "copy/config.toml is damaged, or of another version of srup: "),
     ],
 )
 def test_a_run_that_cannot_go_on(srup: Any, copy: Path, damage: Callable[[Path], None], words: str) -> None:
