@@ -46,9 +46,9 @@ def network(request: pytest.FixtureRequest) -> Built:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         made: Built = list(networks())[request.param]
-    for module in made.modules():
-        if isinstance(module, nn.PReLU):
-            module.weight.data.uniform_(0.1, 0.9)
+        for module in made.modules():
+            if isinstance(module, nn.PReLU):
+                module.weight.data.uniform_(0.1, 0.9)
     return made
 
 
