@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 from upscaler.cli.interpolate import parse_sweep, parse_weights
 from upscaler.images.files import Metadata, Picture, open_picture, write_picture
 from upscaler.images.resize import resize
+from upscaler.model import catalogue
 from upscaler.model.compact import Compact
 from upscaler.model.weights import load_weights, save_weights
 
@@ -172,11 +174,27 @@ def test_nothing_is_lost(srup: Any) -> None:
     outcome = srup("interpolate", *PAIR, "--alpha", 1, "-o", "psnr/../gan/best.safetensors", "--overwrite")
     assert outcome.code == 1
     assert "is one of the models to blend" in outcome.err
+    Path("link.safetensors").hardlink_to(PAIR[0])
+    outcome = srup("interpolate", *PAIR, "--alpha", 0.5, "-o", "link.safetensors", "--overwrite")
+    assert outcome.code == 1
+    assert "is one of the models to blend" in outcome.err
     write("lr.png", 24, 28)
     outcome = srup("interpolate", *PAIR, "--sweep", "0:1:1", "--picture", "lr.png", "-o", "./lr.png", "--overwrite")
     assert outcome.code == 1
     assert "is the picture, the reference or the other result" in outcome.err
     assert [Path(path).read_bytes() for path in PAIR] == before
+
+
+def test_a_model_of_the_catalogue_is_not_replaced(srup: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundled = tmp_path / "bundled"
+    shutil.copytree(catalogue._bundled_folder(), bundled)
+    monkeypatch.setattr(catalogue, "_bundled_folder", lambda: bundled)
+    photo = bundled / "photo.safetensors"
+    before = photo.read_bytes()
+    outcome = srup("interpolate", "--alpha", 0.5, "-o", photo, "--overwrite")
+    assert outcome.code == 1
+    assert "is one of the models to blend" in outcome.err
+    assert photo.read_bytes() == before
 
 
 def test_models_that_do_not_fit(srup: Any) -> None:

@@ -236,6 +236,9 @@ def test_a_plan_does_nothing(srup: Any, nearest: Path) -> None:
     assert files() == ["a.png"]
     outcome = srup("upscale", "a.png", "-o", "out.png", "-m", nearest, "--plan", "--json")
     event = json.loads(outcome.out)
+    noisy = json.loads(srup("upscale", "a.png", "-m", nearest, "--plan", "--json", "--uncertainty", "map.png").out)
+    assert noisy["memory"] > event["memory"]
+    assert noisy["seconds"] > 4 * event["seconds"]
     assert event["output_bytes"] == 800 * 400 * 3
     assert event["memory"] > 0
     assert event["seconds"] > 0
@@ -338,6 +341,23 @@ def test_a_comparison_that_does_not_fit_is_refused_before_work(srup: Any, neares
     assert (outcome.code, outcome.err.count("\n")) == (1, 1)
     assert "sheet.webp" in outcome.err
     assert files() == ["a.png"]
+
+
+def test_a_map_that_does_not_fit_is_refused_before_work(srup: Any, nearest: Path) -> None:
+    picture(Path("a.png"), 20, 585)
+    outcome = srup("upscale", "a.png", "-m", nearest, "-s", "28", "--uncertainty", "map.webp")
+    assert (outcome.code, outcome.err.count("\n")) == (1, 1)
+    assert "map.webp" in outcome.err
+    assert files() == ["a.png"]
+
+
+def test_a_sheet_that_exists_is_not_made_again(srup: Any, nearest: Path) -> None:
+    picture(Path("a.png"))
+    command = ("upscale", "a.png", "-m", nearest, "--skip-existing", "--compare", "sheet.png")
+    assert srup(*command).code == 0
+    outcome = srup(*command)
+    assert outcome.code == 1
+    assert "sheet.png exists; --skip-existing is for results alone" in outcome.err
 
 
 def test_a_plan_of_a_folder_passes_over_what_it_cannot_read(srup: Any, nearest: Path) -> None:

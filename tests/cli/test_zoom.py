@@ -14,6 +14,7 @@ from upscaler.errors import UserError
 from upscaler.images import animations
 from upscaler.images.files import Metadata, Picture, open_picture, read_provenance, write_picture
 from upscaler.model.compact import Compact
+from upscaler.model.residual import Residual
 from upscaler.model.upscaler import Upscaler
 from upscaler.model.weights import save_weights
 
@@ -150,6 +151,18 @@ def test_feature_maps(srup: Any) -> None:
     assert sheet.shape[0] >= 7 * 128
 
 
+def test_feature_maps_that_need_too_much_memory(srup: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def features(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("out of memory")
+
+    write("a.png")
+    monkeypatch.setattr(Residual, "features", features)
+    outcome = srup("zoom", "a.png", "--steps", 1, "--size", 64, "--activations")
+    assert outcome.code == 1
+    assert "the feature maps of 16 x 16 pixels need more memory than there is" in outcome.err
+    assert files() == ["a.png"]
+
+
 def test_many_steps_are_broken_into_rows(srup: Any, nearest: Path) -> None:
     write("a.png")
     assert srup("zoom", "a.png", "--steps", 7, "--size", 64, "-m", nearest).code == 0
@@ -252,6 +265,7 @@ def test_a_step_says_how_it_was_made(srup: Any, nearest: Path) -> None:
         (("a.png", "-m", "ultrasharp@0.5"), 1, "no known PSNR-oriented pair"),
         (("a.png", "-m", "nothing"), 1, "there is no model called nothing"),
         (("a.png", "-m", "one.safetensors"), 1, "a model of scale 1 does not enlarge"),
+        (("a.png", "-m", "none.pth", "--at", "110,5"), 1, "there is nothing at 110,5"),
         (("tiny.png",), 1, "15 x 40 pixels are too few to zoom into"),
         (("a.png", "-o", "a.png"), 1, "a.png is not a folder"),
     ],

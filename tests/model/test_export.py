@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+from math import inf, nan
 from typing import Any
 
 import pytest
@@ -97,6 +98,15 @@ def test_a_file_of_another_network_is_refused(to: Any) -> None:
     network, other = _rrdbnet(), _rrdbnet()
     with pytest.raises(UserError, match=r"differs by .*; nothing was written"):
         check(exported(other, to, {}), to, network)
+
+
+@pytest.mark.parametrize("to", ["onnx", "ncnn", "pth"])
+@pytest.mark.parametrize("value", [nan, inf])
+def test_a_network_without_finite_results_is_refused(to: Any, value: float) -> None:
+    network = _rrdbnet()
+    network.state_dict()["conv_last.bias"].fill_(value)
+    with pytest.raises(UserError, match="differs by inf"):
+        check(exported(network, to, {}), to, network)
 
 
 def test_a_result_of_another_size_is_refused() -> None:

@@ -79,7 +79,15 @@ def test_pictures_are_blended_to_compare_with() -> None:
     ("alphas", "pictures", "count"), [((0, 0.5, 1), True, 3), ((-1, 2), True, 4), ((0, 1), False, 2)]
 )
 def test_no_picture_is_upscaled_twice(alphas: tuple[float, ...], pictures: bool, count: int) -> None:
-    assert runs(alphas, pictures=pictures) == count
+    made = []
+
+    def counting(weights: Weights) -> Upscaler:
+        made.append(weights)
+        return upscaler(weights)
+
+    for _ in sweep(flat(0), flat(0.08), alphas, counting, noise(24, 28), border=4, pictures=pictures):
+        pass
+    assert len(made) == runs(alphas, pictures=pictures) == count
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from upscaler.errors import UserError
 from upscaler.model.compact import Compact
+from upscaler.model.device import resident_memory
 from upscaler.model.sources import PixelSource
-from upscaler.model.uncertainty import NoisySource, spread
+from upscaler.model.uncertainty import NoisySource, estimate_spread, spread
 from upscaler.model.upscaler import Size, Upscaler
 
 
@@ -49,5 +52,34 @@ def test_the_seed_decides() -> None:
 def test_a_map_that_does_not_fit_is_refused() -> None:
     source = PixelSource(np.zeros((1000, 1000, 3), np.uint8))
     upscaler = Upscaler(nearest(), device="cpu", memory=3 * 10**9)
-    with pytest.raises(UserError, match="map of uncertainty needs"):
+    with pytest.raises(UserError, match="with the map of uncertainty, this picture needs --memory"):
         spread(upscaler, source, Size(16))
+
+
+def test_the_map_takes_its_memory_from_the_tiles() -> None:
+    source = PixelSource(np.zeros((1000, 1000, 3), np.uint8))
+    network = Compact(features=64, convolutions=2)
+    whole = Upscaler(network, device="cpu").estimate(source)
+    upscaler = Upscaler(network, device="cpu", memory=resident_memory() + whole.memory)
+    estimate = estimate_spread(upscaler, source, Size())
+    assert (whole.passes[0].whole, estimate.passes[0].whole) == (True, False)
+    assert estimate.memory <= whole.memory
+
+
+def test_the_noisy_pictures_are_planned_for_what_they_are_computed_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = PixelSource(np.full((8, 8, 3), 128, np.uint8))
+    upscaler = Upscaler(nearest(), device="cpu")
+    upscaler.dtype = torch.float16  # what "auto" is on a GPU
+    dtypes = set()
+
+    def noted(work: Any) -> Any:
+        def work_on(*arguments: Any, dtype: torch.dtype, **named: Any) -> Any:
+            dtypes.add(dtype)
+            return work(*arguments, dtype=dtype, **named)
+
+        return work_on
+
+    monkeypatch.setattr(upscaler.engine, "plan", noted(upscaler.engine.plan))
+    monkeypatch.setattr(upscaler.engine, "run", noted(upscaler.engine.run))
+    spread(upscaler, source, Size(), samples=2)
+    assert dtypes == {torch.float32}

@@ -56,7 +56,7 @@ class Album:
         tile = self._written(self._path(None, 0), 0, picture)
         self._tiles = {method: [(f"{method}: first crop", tile)] for method in self.names}
 
-    def add(self, method: str, step: int, picture: Pixels, provenance: dict[str, Any] | None = None) -> None:
+    def add(self, method: str, step: int, picture: Pixels, provenance: dict[str, Any]) -> None:
         """The result of a step, and how it was made."""
         tile = self._written(self._path(method, step), step, picture, provenance)
         self._tiles[method].append((f"{method}: step {step}, x{self.course.factor**step:,}", tile))
@@ -110,7 +110,9 @@ class Album:
             ]
             rows.append([(layer, crops_sheet([row]))])
         title = f"{method}\nAbove each map: its channel, standard deviation; in it: 1st percentile black, 99th white"
-        self._write(self.folder / self.names[method] / "activations.png", crops_sheet(rows, title))
+        folder = self.folder / self.names[method]
+        folder.mkdir(exist_ok=True)
+        self._write(folder / "activations.png", crops_sheet(rows, title))
 
     def _path(self, method: str | None, step: int) -> Path:
         folder = self.folder / self.names[method] if method else self.folder

@@ -10,8 +10,7 @@ import typer
 
 from upscaler.cli.console import Console, Progress
 from upscaler.cli.labels import labelled
-from upscaler.cli.options import Alpha, Debug, Device, Json, Memory, Numbers, Overwrite, Precision
-from upscaler.cli.sheets import check_free
+from upscaler.cli.options import Alpha, Debug, Device, Json, Memory, Numbers, Overwrite, Precision, check_free
 from upscaler.errors import UserError
 
 if TYPE_CHECKING:

@@ -11,8 +11,18 @@ import typer
 
 from upscaler.cli.console import Console
 from upscaler.cli.labels import short_names
-from upscaler.cli.options import Debug, Device, Json, Memory, Numbers, Overwrite, Precision, parse_alpha, parse_place
-from upscaler.cli.sheets import check_free
+from upscaler.cli.options import (
+    Debug,
+    Device,
+    Json,
+    Memory,
+    Numbers,
+    Overwrite,
+    Precision,
+    check_free,
+    parse_alpha,
+    parse_place,
+)
 from upscaler.errors import UserError
 
 if TYPE_CHECKING:
@@ -188,12 +198,15 @@ def _title(names: Sequence[str], alpha: float | None, weights: Sequence[float]) 
 
 
 def _check_output(path: Path, names: Sequence[str], *, overwrite: bool) -> None:
+    from upscaler.model import catalogue
     from upscaler.saving import check_place
 
     if path.suffix.lower() != _SUFFIX:
         raise typer.BadParameter(f"{path} is no name for weights; it must end in {_SUFFIX}")
-    if path.resolve() in [Path(name).resolve() for name in names]:
-        raise UserError(f"{path} is one of the models to blend; use another name")
+    if path.exists():
+        parents = [found.path for found in map(catalogue.locate, names) if found]
+        if any(path.samefile(parent) for parent in parents):
+            raise UserError(f"{path} is one of the models to blend; use another name")
     check_free(path, overwrite=overwrite)
     check_place(path)
 

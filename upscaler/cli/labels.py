@@ -1,4 +1,4 @@
-"""What the rows of an evaluation are called."""
+"""What models, and folders of results beside them, are called in a table or a comparison."""
 
 from __future__ import annotations
 
@@ -30,9 +30,8 @@ def labelled(folders: Sequence[str], models: Sequence[str], *taken: str) -> tupl
     named_models = [(label or next(short), name) for label, name in parted_models]
     names = Counter([*taken, *(label for label, _ in named_models), *(label for label, _ in named_folders)])
     if twice := sorted(name for name, count in names.items() if count > 1):
-        raise typer.BadParameter(
-            f"{twice[0]!r} would name two rows; give one a label, as in -m mine=FILE or --pictures mine=DIR"
-        )
+        example = "-m mine=FILE or --pictures mine=DIR" if folders else "-m mine=FILE"
+        raise typer.BadParameter(f"{twice[0]!r} would name two rows; give one a label, as in {example}")
     return dict(named_folders), dict(named_models)
 
 

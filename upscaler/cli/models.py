@@ -14,8 +14,7 @@ import typer
 from upscaler import __version__
 from upscaler.cli.console import Console
 from upscaler.cli.loading import fetch_model
-from upscaler.cli.options import Debug, Json, Overwrite
-from upscaler.cli.sheets import check_free
+from upscaler.cli.options import Debug, Json, Overwrite, check_free
 from upscaler.errors import UserError
 from upscaler.model import catalogue
 from upscaler.model.catalogue import Entry, Found

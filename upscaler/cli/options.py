@@ -1,13 +1,16 @@
-"""Options that several commands share, each with one meaning."""
+"""Options that several commands share, each with one meaning, and what `--overwrite` guards."""
 
 from __future__ import annotations
 
 import math
 import re
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+
+from upscaler.errors import UserError
 
 _LARGEST_SCALE = 1_000_000
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
@@ -86,7 +89,10 @@ Alpha = Annotated[
     ),
 ]
 Memory = Annotated[
-    Any, typer.Option("--memory", parser=parse_bytes, metavar="BYTES", help="Most memory to use, such as 2GB.")
+    Any,
+    typer.Option(
+        "--memory", parser=parse_bytes, metavar="BYTES", help="Most memory that upscaling may use, such as 2GB."
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")]
 Precision = Annotated[
@@ -105,3 +111,9 @@ Device = Annotated[
     str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N, mps or another PyTorch device.")
 ]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of everything random.")]
+
+
+def check_free(path: Path, *, overwrite: bool) -> None:
+    """Refuse to replace a file that nobody has asked to replace."""
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists; use --overwrite or another name")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from upscaler.cli.console import Console
+from upscaler.cli.options import check_free
 from upscaler.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,12 +16,7 @@ if TYPE_CHECKING:
 
 # Two pictures of 8-bit RGB and the sheet with both.
 _COMPARISON_BYTES = 12
-
-
-def check_free(path: Path, *, overwrite: bool) -> None:
-    """Refuse to replace a file that nobody has asked to replace."""
-    if path.exists() and not overwrite:
-        raise UserError(f"{path} exists; use --overwrite or another name")
+_UNIT = "levels of 255"
 
 
 def check_sheets(sheets: list[Path], job: Job, *, overwrite: bool) -> None:
@@ -43,11 +39,23 @@ def check_comparison(upscaler: Upscaler, job: Job, sheet: Path, size: Size, firs
     from upscaler.images.files import check_output, open_picture
     from upscaler.model.tiles import megabytes
 
-    estimate = upscaler.estimate(open_picture(job.input, first_frame=first_frame), size)
-    needed = _COMPARISON_BYTES * estimate.width * estimate.height
-    if needed > upscaler.spare_memory(estimate) + estimate.memory:
+    picture = open_picture(job.input, first_frame=first_frame)
+    height, width = size.of(picture.height, picture.width, upscaler.network.scale)
+    needed = _COMPARISON_BYTES * width * height
+    if needed > upscaler.ram():
         raise UserError(f"--compare needs {megabytes(needed)}, both pictures at once; leave it out or raise --memory")
-    check_output(sheet, width=2 * estimate.width, height=estimate.height, channels=3, depth=8)
+    check_output(sheet, width=2 * width, height=height, channels=3, depth=8)
+
+
+def check_uncertainty(upscaler: Upscaler, job: Job, sheet: Path, size: Size, first_frame: bool) -> None:
+    """Refuse a map that would not fit in its format or in memory, before any work."""
+    from upscaler.images.files import check_output, open_picture
+    from upscaler.images.sheets import heat_map_size
+    from upscaler.model.uncertainty import estimate_spread
+
+    estimate = estimate_spread(upscaler, open_picture(job.input, first_frame=first_frame), size)
+    height, width = heat_map_size(estimate.height, estimate.width, _UNIT)
+    check_output(sheet, width=width, height=height, channels=3, depth=8)
 
 
 def write_comparison(job: Job, sheet: Path, first_frame: bool) -> None:
@@ -78,16 +86,17 @@ def write_uncertainty(
 
     from upscaler.images.files import Metadata, Picture, open_picture, write_picture
     from upscaler.images.sheets import heat_map
-    from upscaler.model.uncertainty import SAMPLES, SIGMA, spread
+    from upscaler.model.uncertainty import SAMPLES, SIGMA, estimate_spread, spread
 
     picture = open_picture(job.input, first_frame=first_frame)
     sigma = SIGMA if noise is None else noise / 255
     with console.progress("uncertainty", 1) as progress:
-        display.restart(progress, "uncertainty", upscaler.estimate(picture, size), SAMPLES)
-        moved = spread(upscaler, picture, size, sigma=sigma, seed=seed) * 255
+        display.restart(progress, "uncertainty", estimate_spread(upscaler, picture, size), SAMPLES)
+        moved = spread(upscaler, picture, size, sigma=sigma, seed=seed)
+    moved *= 255
     sheet.parent.mkdir(parents=True, exist_ok=True)
     mean, most = float(moved.mean()), float(np.percentile(moved, 99))
-    write_picture(sheet, Picture(heat_map(moved, "levels of 255"), Metadata()))
+    write_picture(sheet, Picture(heat_map(moved, _UNIT), Metadata()))
     console.event("uncertainty", file=sheet, sigma=sigma * 255, mean=mean, percentile99=most)
     console.result(
         f"uncertainty: {sheet}; under noise of {sigma * 255:g} levels of 255 the result moves by {mean:.2f} "

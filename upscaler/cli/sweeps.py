@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from upscaler.cli.console import Console
 from upscaler.cli.display import BatchDisplay
+from upscaler.cli.options import check_free
 from upscaler.cli.scores import entry
-from upscaler.cli.sheets import check_free
 from upscaler.cli.tables import cell
 from upscaler.errors import UserError
 from upscaler.images import SAMPLE

@@ -24,7 +24,7 @@ from upscaler.cli.options import (
     parse_size,
     parse_tile,
 )
-from upscaler.cli.sheets import check_comparison, check_sheets, write_comparison, write_uncertainty
+from upscaler.cli.sheets import check_comparison, check_sheets, check_uncertainty, write_comparison, write_uncertainty
 from upscaler.errors import UserError
 
 if TYPE_CHECKING:
@@ -144,6 +144,8 @@ def upscale(
         "overwrite" if overwrite or plan else "skip" if skip_existing else "refuse"
     )
     sheets = [sheet for sheet in (uncertainty, compare) if sheet]
+    if skip_existing and (there := [sheet for sheet in sheets if sheet.exists()]):
+        raise UserError(f"{there[0]} exists; --skip-existing is for results alone: remove it or use another name")
     if sheets:
         check_sheets(sheets, jobs[0], overwrite=existing == "overwrite")
 
@@ -178,11 +180,13 @@ def upscale(
         notify=display.engine,
     )
     if plan:
-        if not _show_plans(console, upscaler, jobs, wanted, first_frame):
+        if not _show_plans(console, upscaler, jobs, wanted, first_frame, uncertainty=bool(uncertainty)):
             raise typer.Exit(1)
         return
     if compare and jobs:
         check_comparison(upscaler, jobs[0], compare, wanted, first_frame)
+    if uncertainty and jobs:
+        check_uncertainty(upscaler, jobs[0], uncertainty, wanted, first_frame)
 
     provenance = {
         "software": f"srup {__version__}",
@@ -221,22 +225,28 @@ def upscale(
         raise typer.Exit(1)
 
 
-def _show_plans(console: Console, upscaler: Upscaler, jobs: list[Job], size: Size, first_frame: bool) -> bool:
+def _show_plans(
+    console: Console, upscaler: Upscaler, jobs: list[Job], size: Size, first_frame: bool, *, uncertainty: bool
+) -> bool:
     """Show what each job will take; False if one of them cannot be done."""
     from upscaler.images.files import open_picture
     from upscaler.model.batch import estimated
     from upscaler.model.tiles import megabytes
+    from upscaler.model.uncertainty import SAMPLES, estimate_spread
 
     complete = True
     for job in jobs:
         try:
             picture = open_picture(job.input, first_frame=first_frame)
             estimate = estimated(upscaler, job, picture, size)
+            noisy = estimate_spread(upscaler, picture, size) if uncertainty else None
         except UserError as error:
             console.error(str(error), input=job.input)
             complete = False
             continue
-        seconds = upscaler.seconds(estimate)
+        seconds, memory = upscaler.seconds(estimate), upscaler.in_all(estimate)
+        if noisy:
+            seconds, memory = seconds + SAMPLES * upscaler.seconds(noisy), max(memory, upscaler.in_all(noisy))
         console.event(
             "plan",
             input=job.input,
@@ -244,7 +254,7 @@ def _show_plans(console: Console, upscaler: Upscaler, jobs: list[Job], size: Siz
             width=estimate.width,
             height=estimate.height,
             passes=[{"tiles": p.tiles, "tile": [p.tile_width, p.tile_height], "halo": p.halo} for p in estimate.passes],
-            memory=upscaler.in_all(estimate),
+            memory=memory,
             seconds=seconds,
             output_bytes=estimate.output_bytes,
         )
@@ -257,7 +267,7 @@ def _show_plans(console: Console, upscaler: Upscaler, jobs: list[Job], size: Siz
                 else f"{each.tiles} tiles of {each.tile_width} x {each.tile_height} with a halo of {each.halo}"
             )
             console.result(f"  pass {number}   {each.width} x {each.height}, {cut}")
-        console.result(f"  memory   {megabytes(upscaler.in_all(estimate))} on {upscaler.device}")
+        console.result(f"  memory   {megabytes(memory)} on {upscaler.device}")
         console.result(f"  time     about {duration(seconds)}")
         console.result(f"  output   {megabytes(estimate.output_bytes)} before compression")
     return complete

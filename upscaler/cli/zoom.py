@@ -109,30 +109,32 @@ def zoom(
     from upscaler.images.files import open_picture
     from upscaler.images.sheets import as_rgb
     from upscaler.model.activations import feature_maps
-    from upscaler.model.zooming import Point, common_factor, deep, detailed_pixel, plan_course
+    from upscaler.model.zooming import Point, check_zoomable, common_factor, deep, detailed_pixel, plan_course
     from upscaler.saving import whole_folder
 
     whole = open_picture(source, first_frame=True).read()
+    height, width = whole.pixels.shape[:2]
+    check_zoomable(height, width, Point.of_pixel(*at) if at else None)
     models = _load(console, named, device)
     factor = common_factor([loaded.upscaler.network.scale for loaded in models.values()])
-    height, width = whole.pixels.shape[:2]
     at = at or detailed_pixel(as_rgb(whole.pixels), factor, size)
     course = plan_course(height, width, Point.of_pixel(*at), factor=factor, steps=steps, edge=size)
     journey = Journey(source.name, at, factor, course.edge, named)
     crop = course.cuts[1].edge
     console.notice(f"{journey.where}: {crop} x {crop} pixels to {course.edge} x {course.edge}, {steps} times")
-    first = deep(course.cuts[0].of(whole.pixels))
+    first, icc = deep(course.cuts[0].of(whole.pixels)), whole.metadata.icc
+    del whole
     with whole_folder(output) as folder:
-        album = Album(folder, folders, course, whole.metadata.icc)
-        _take_steps(console, album, first, models, journey)
-        album.write_sheet()
-        for suffix in suffixes:
-            album.write_animation(console, suffix, list(named))
+        album = Album(folder, folders, course, icc)
         if activations:
             seen = course.cuts[1].of(first)
             for label, loaded in models.items():
                 maps = feature_maps(loaded.upscaler.network, seen, loaded.upscaler.device)
                 album.write_activations(label, seen, maps)
+        _take_steps(console, album, first, models, journey)
+        album.write_sheet()
+        for suffix in suffixes:
+            album.write_animation(console, suffix, list(named))
         write_tables(folder, journey)
     console.event("finished", output=output, at=journey.at, factor=factor, edge=course.edge, steps=steps)
     console.result(table(journey))

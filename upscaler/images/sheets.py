@@ -24,6 +24,9 @@ _BEHIND = np.uint16(128)
 _LARGEST_SIDE = 2000
 _DETAIL = 1000
 _LEGEND_HEIGHT = 120
+_WIDEST = 0.000888
+"""The upper end of a legend whose numbers are as wide as they become."""
+_GAP = 8
 _HEAT_PATH = (
     (0, 0, 0),
     (40, 20, 140),
@@ -157,13 +160,12 @@ def titled(pictures: Sequence[tuple[str, Picture]], *, enlarge: int = 1) -> list
 
 def side_by_side(pictures: list[Picture]) -> Picture:
     """Pictures from left to right, 8 pixels apart: (H, W, 3) each, the sheet as high as the highest."""
-    gap = 8
     height = max(len(picture) for picture in pictures)
-    sheet = np.full((height, sum(p.shape[1] for p in pictures) + gap * (len(pictures) - 1), 3), _BACKGROUND, np.uint8)
+    sheet = np.full((height, sum(p.shape[1] for p in pictures) + _GAP * (len(pictures) - 1), 3), _BACKGROUND, np.uint8)
     left = 0
     for picture in pictures:
         sheet[: picture.shape[0], left : left + picture.shape[1]] = picture
-        left += picture.shape[1] + gap
+        left += picture.shape[1] + _GAP
     return sheet
 
 
@@ -197,16 +199,23 @@ def heat_map(values: NDArray[np.float32], unit: str, top: float | None = None) -
         ValueError: ``top`` is not above 0.
     """
     if top is None:
-        finite = values[np.isfinite(values)]
-        top = float(finite.max(initial=0)) or 1.0
+        top = float(values.max(initial=0, where=np.isfinite(values))) or 1.0
     if not top > 0:
         raise ValueError(f"the upper end of a legend must be above 0, not {top}")
     colours = _heat_colours()
-    unknown = np.isnan(values)
-    steps = np.clip(np.where(unknown, 0, values) * (len(colours) / top), 0, len(colours) - 1)
-    picture = colours[steps.astype(np.uint8)]
-    picture[unknown] = _UNKNOWN
+    picture = np.empty((*values.shape, 3), np.uint8)
+    for row, line in zip(picture, values, strict=True):
+        unknown = np.isnan(line)
+        steps = np.clip(np.where(unknown, 0, line) * (len(colours) / top), 0, len(colours) - 1)
+        row[:] = colours[steps.astype(np.uint8)]
+        row[unknown] = _UNKNOWN
     return side_by_side([picture, _legend(max(len(picture), _LEGEND_HEIGHT), colours, unit, top)])
+
+
+def heat_map_size(height: int, width: int, unit: str) -> tuple[int, int]:
+    """(height, width) of the ``heat_map`` of so many values, at most."""
+    legend = _legend(max(height, _LEGEND_HEIGHT), _heat_colours(), unit, _WIDEST)
+    return len(legend), width + _GAP + legend.shape[1]
 
 
 def most_detailed(picture: Picture, height: int, width: int) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from upscaler.errors import UserError
 from upscaler.images.sheets import Picture
 from upscaler.model.compact import Compact
+from upscaler.model.device import is_out_of_memory
 from upscaler.model.network import Network
 from upscaler.model.residual import Residual
 from upscaler.model.rrdbnet import RRDBNet
@@ -60,7 +61,7 @@ def feature_maps(network: Network, pixels: Pixels, device: torch.device) -> dict
         there are.
 
     Raises:
-        UserError: another kind of network.
+        UserError: another kind of network, or memory ran out.
     """
     placed: Any = copy.deepcopy(network)
     placed.to(device, torch.float32).eval().requires_grad_(False)
@@ -80,6 +81,13 @@ def feature_maps(network: Network, pixels: Pixels, device: torch.device) -> dict
         padding = (0, -width % network.unshuffle, 0, -height % network.unshuffle)
         with torch.inference_mode():
             placed.features(F.pad(x, padding, mode="replicate"))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"the feature maps of {pixels.shape[1]} x {pixels.shape[0]} pixels need more memory than there is; "
+            "choose a smaller --size or leave --activations out"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()

@@ -63,17 +63,20 @@ def check(contents: Sequence[bytes], to: Format, network: Exportable) -> Check |
     for count, height, width in _SIZES:
         shape = (count, network.channels, height + -height % multiple, width + -width % multiple)
         difference = max(difference, largest_difference(run, network, torch.rand(shape, generator=generator)))
-    if not difference <= TOLERANCE:
+    if difference > TOLERANCE:
         raise UserError(f"{runtime} differs by {difference:.2g} on the exported network; nothing was written")
     return Check(runtime, difference)
 
 
 def largest_difference(run: Run, network: Exportable, x: Tensor) -> float:
-    """Between two results for a picture, in proportion to the largest value where that is above 1."""
+    """Between two results for a picture, in proportion to the largest value where that is above 1.
+
+    Infinite where there is nothing to compare: results of another shape, or values that are not finite.
+    """
     with torch.inference_mode():
         expected = network(x)
     found = run(x)
-    if found.shape != expected.shape:
+    if found.shape != expected.shape or not (found.isfinite().all() and expected.isfinite().all()):
         return inf
     return float((found - expected).abs().max() / expected.abs().max().clamp(min=1))
 

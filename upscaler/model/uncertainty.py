@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from upscaler.errors import UserError
 from upscaler.model.sources import Pixels, Source
-from upscaler.model.tiles import megabytes
-from upscaler.model.upscaler import Size, Upscaler
+from upscaler.model.upscaler import Estimate, Size, Upscaler
 
 SIGMA = 2 / 255
 SAMPLES = 8
@@ -46,13 +45,32 @@ class NoisySource:
 
     def bands(self, rows: int) -> Iterator[Pixels]:
         generator = np.random.default_rng(self.seed)
-        colours = self.channels - (self.channels in (2, 4))
+        colours = colours_of(self)
         widen = 257 if self.source.depth == 8 else 1
         for band in self.source.bands(rows):
             noisy = band.astype(np.float32) * widen
             shape = (*band.shape[:2], colours)
             noisy[..., :colours] += self.sigma * 65535 * generator.standard_normal(shape, np.float32)
             yield np.rint(np.clip(noisy, 0, 65535)).astype(np.uint16)
+
+
+def colours_of(source: Source) -> int:
+    """How many of its channels are not transparency."""
+    return source.channels - (source.channels in (2, 4))
+
+
+def estimate_spread(upscaler: Upscaler, source: Source, size: Size) -> Estimate:
+    """The plan for each of the noisy pictures of ``spread``, with the map beside it.
+
+    Raises:
+        UserError: they do not fit in memory.
+    """
+    height, width = size.of(source.height, source.width, upscaler.network.scale)
+    needed = height * width * (colours_of(source) + 1) * 4
+    try:
+        return upscaler.estimate(NoisySource(source, SIGMA, (0,)), size, beside=needed)
+    except UserError as error:
+        raise UserError(f"with the map of uncertainty, {error}") from None
 
 
 def spread(
@@ -78,13 +96,8 @@ def spread(
     Raises:
         UserError: the map does not fit in memory, or the upscaling fails.
     """
-    estimate = upscaler.estimate(source, size)
-    colours = source.channels - (source.channels in (2, 4))
-    needed = estimate.height * estimate.width * (colours + 1) * 4
-    if needed > upscaler.spare_memory(estimate):
-        raise UserError(
-            f"the map of uncertainty needs {megabytes(needed)} beside the upscaling; use a smaller picture or scale"
-        )
+    estimate = estimate_spread(upscaler, source, size)
+    colours = colours_of(source)
     # Welford's running mean and sum of squared deviations.
     mean = np.zeros((estimate.height, estimate.width, colours), np.float32)
     squares = np.zeros((estimate.height, estimate.width), np.float32)
@@ -98,5 +111,6 @@ def spread(
             mean[rows] += before / (sample + 1)
             squares[rows] += (before * (values - mean[rows])).mean(axis=2)
             top += len(band)
-    result: NDArray[np.float32] = np.sqrt(squares / (samples - 1))
-    return result
+    del mean
+    squares /= samples - 1
+    return np.sqrt(squares, out=squares)

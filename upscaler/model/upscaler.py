@@ -127,10 +127,22 @@ class Upscaler:
 
     def upscale(self, pixels: Pixels, size: Size = Size()) -> Pixels:
         """(H, W, C) uint8 or uint16 to the asked size, same channels and depth."""
-        return np.concatenate(list(self.bands(PixelSource(pixels), size)))
+        source = PixelSource(pixels)
+        height, width = size.of(source.height, source.width, self.network.scale)
+        result = np.empty((height, width, source.channels), pixels.dtype)
+        top = 0
+        for band in self.bands(source, size, self.estimate(source, size, beside=result.nbytes)):
+            result[top : top + len(band)] = band
+            top += len(band)
+        return result
 
-    def estimate(self, source: Source, size: Size = Size()) -> Estimate:
+    def estimate(self, source: Source, size: Size = Size(), *, beside: int = 0) -> Estimate:
         """The plan for a picture, without doing anything.
+
+        Args:
+            source: the picture.
+            size: of the result.
+            beside: bytes of RAM that something else takes meanwhile, counted as part of the work.
 
         Raises:
             UserError: the memory budget is too small for any plan.
@@ -139,7 +151,7 @@ class Upscaler:
         passes = self._passes(source, height, width)
         # Every pass is at work at the same time, and an alpha channel has passes of its own.
         streams = 2 if self._network_makes_alpha(source) else 1
-        overhead = self._overhead(source, height, width, passes)
+        overhead = self._overhead(source, height, width, passes, beside)
         budget = memory_budget(self.device, self.memory, self._held)
         dtype, together = self._dtype_for(source), passes * streams
         plans, rows, columns = [], source.height, source.width
@@ -165,11 +177,11 @@ class Upscaler:
             output_bytes=height * width * source.channels * source.depth // 8,
         )
 
-    def spare_memory(self, estimate: Estimate) -> int:
-        """Bytes of RAM that the budget leaves beside the upscaling of a picture."""
+    def ram(self) -> int:
+        """Bytes of RAM that may be in use beyond what the process held before the first picture."""
         if self.device.type == "cuda":
             return memory_budget(torch.device("cpu"), None, self._held)
-        return memory_budget(self.device, self.memory, self._held) - estimate.memory
+        return memory_budget(self.device, self.memory, self._held)
 
     def seconds(self, estimate: Estimate) -> float:
         """How long an estimated picture will take, by the speed of a small one that is computed in its way."""
@@ -236,7 +248,7 @@ class Upscaler:
     def _too_little(self, needed: int, budget: int) -> str:
         if self.memory is None:
             free = megabytes(max(budget, 0))
-            return f"this picture needs {megabytes(needed)}, and {free} are to be had; use a smaller model"
+            return f"this picture needs {megabytes(needed)}, and {free} are to be had; use a smaller model or scale"
         return f"this picture needs --memory {ceil((needed + self.memory - budget) / 1e6)}MB or more"
 
     def in_all(self, estimate: Estimate) -> int:
@@ -255,14 +267,16 @@ class Upscaler:
     def _network_makes_alpha(self, source: Source) -> bool:
         return source.channels in (2, 4) and self.alpha == "network"
 
-    def _overhead(self, source: Source, height: int, width: int, passes: int) -> int:
+    def _overhead(self, source: Source, height: int, width: int, passes: int, beside: int) -> int:
         """Bytes of RAM for what surrounds the network; a GPU's budget is not touched by it."""
         if self.device.type == "cuda":
+            if beside > (ram := self.ram()):
+                raise UserError(f"this picture needs {megabytes(beside)} of RAM, and {megabytes(ram)} are to be had")
             return 0
         pixel = max(source.channels, 3) * 4
         reached = self.network.scale**passes
         band = band_rows(width)
-        total = _FIXED_OVERHEAD + 3 * band * max(width, source.width) * pixel
+        total = beside + _FIXED_OVERHEAD + 3 * band * max(width, source.width) * pixel
         if (height, width) != (source.height * reached, source.width * reached):
             # The rows that make a band, once as they are and once beside what they become.
             total += 2 * (band * source.height * reached // height + band) * source.width * reached * pixel

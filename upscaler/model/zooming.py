@@ -110,6 +110,28 @@ class Step:
     scores: Scores
 
 
+def check_zoomable(height: int, width: int, at: Point | None) -> None:
+    """Refuse a picture in which there is nothing to zoom into.
+
+    Args:
+        height, width: of the picture.
+        at: the point in it, if one is asked for.
+
+    Raises:
+        UserError: the picture is too small, or the point lies outside.
+    """
+    if min(height, width) < SMALLEST:
+        raise UserError(
+            f"{width} x {height} pixels are too few to zoom into; {SMALLEST} are needed along each edge, "
+            "'srup upscale' makes a picture larger"
+        )
+    if at and not (0 <= at.x < width and 0 <= at.y < height):
+        raise UserError(
+            f"there is nothing at {floor(at.x)},{floor(at.y)}: the picture has {width} x {height} pixels, "
+            f"counted from 0,0 to {width - 1},{height - 1}"
+        )
+
+
 def plan_course(height: int, width: int, at: Point, *, factor: int, steps: int, edge: int) -> Course:
     """Where to cut so that the point keeps its place in the frame, within half a pixel of each crop.
 
@@ -126,18 +148,9 @@ def plan_course(height: int, width: int, at: Point, *, factor: int, steps: int, 
             picture's shorter edge.
 
     Raises:
-        UserError: the picture is too small, or the point lies outside.
+        UserError: as ``check_zoomable``.
     """
-    if min(height, width) < SMALLEST:
-        raise UserError(
-            f"{width} x {height} pixels are too few to zoom into; {SMALLEST} are needed along each edge, "
-            "'srup upscale' makes a picture larger"
-        )
-    if not (0 <= at.x < width and 0 <= at.y < height):
-        raise UserError(
-            f"there is nothing at {floor(at.x)},{floor(at.y)}: the picture has {width} x {height} pixels, "
-            f"counted from 0,0 to {width - 1},{height - 1}"
-        )
+    check_zoomable(height, width, at)
     crop = min(edge // factor, height, width)
     first = min(crop * factor, height, width)
     left = _within(round(at.x - Fraction(first, 2)), first, width)
@@ -202,12 +215,12 @@ def zoom(first: Pixels, course: Course, enlarge: Enlarge) -> Iterator[Step]:
 
 
 def deep(pixels: Pixels) -> Pixels:
-    """A picture as ``zoom`` should have it, (H, W, 3) uint16: grey repeated, transparency over mid-grey."""
+    """A copy of a picture as ``zoom`` should have it, (H, W, 3) uint16: grey repeated, transparency over mid-grey."""
     opaque = without_alpha(pixels)
     if opaque is None:
         opaque = as_rgb(pixels)
     colour = np.repeat(opaque, 3, axis=2) if opaque.shape[2] == 1 else opaque
-    return colour if colour.dtype == np.uint16 else colour.astype(np.uint16) * np.uint16(257)
+    return colour.copy() if colour.dtype == np.uint16 else colour.astype(np.uint16) * np.uint16(257)
 
 
 def first_scores(first: Pixels) -> Scores:
