@@ -22,6 +22,7 @@ demo: $(VENV)/installed
 	$(BIN)/srup upscale upscaler/images/sample.png -o $(DEMO)/sample-x4.png \
 		--compare $(DEMO)/before-after.png --overwrite
 	@echo "The enlarged photograph is $(DEMO)/sample-x4.png, before beside after $(DEMO)/before-after.png"
+	@echo "Now one of your own: $(BIN)/srup upscale PICTURE"
 
 test: $(VENV)/installed-dev
 	$(BIN)/pytest

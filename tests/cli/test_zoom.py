@@ -188,6 +188,28 @@ def test_nothing_is_replaced_unasked(srup: Any, nearest: Path) -> None:
     assert files("out") == sorted([*before, "mine.txt"])
 
 
+def test_a_zoom_that_is_overwritten_leaves_nothing(srup: Any, nearest: Path) -> None:
+    write("a.png")
+    longer = ("-m", f"one={nearest}", "-m", f"two={nearest}", "--steps", 2, "--activations", "--animation", "gif")
+    assert srup("zoom", "a.png", "--size", 64, "-o", "out", *longer).code == 0
+    Path("out/two/mine.txt").write_text("kept")
+    shorter = ("zoom", "a.png", "--size", 64, "-m", f"new={nearest}", "--steps", 1, "--animation", "webp")
+    assert srup(*shorter, "-o", "fresh").code == 0
+    assert srup(*shorter, "-o", "out", "--overwrite").code == 0
+    assert files("out") == sorted([*files("fresh"), "two/mine.txt"])
+    assert not Path("out/one").exists()
+
+
+def test_a_folder_of_something_else_is_refused(srup: Any, nearest: Path) -> None:
+    write("a.png")
+    write("mine/step-00.png")
+    before = Path("mine/step-00.png").read_bytes()
+    outcome = srup("zoom", "a.png", "-m", nearest, "-o", "mine", "--overwrite")
+    assert outcome.code == 1
+    assert "mine holds files but no zoom; use another -o" in outcome.err
+    assert Path("mine/step-00.png").read_bytes() == before
+
+
 def test_a_picture_among_the_results_is_refused(srup: Any, nearest: Path) -> None:
     write("out/step-00.png")
     before = Path("out/step-00.png").read_bytes()

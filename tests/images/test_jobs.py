@@ -32,7 +32,6 @@ def pairs(jobs: list[Job]) -> list[tuple[str, str]]:
         (None, "webp", "a-upscaled.webp"),
         ("x.jpg", None, "x.jpg"),
         ("x", "jpeg", "x"),
-        ("x.jpg", "png", "x.jpg"),
         ("in", None, "in/a.png"),
         ("new/", None, "new/a.png"),
         ("in", "jpeg", "in/a.jpg"),
@@ -62,6 +61,23 @@ def test_earlier_results_are_no_input(folder: Path) -> None:
     (folder / "in/out/c.png").touch()
     jobs = plan_jobs(["in"], "in/out", SUFFIXES, recursive=True)
     assert [str(job.input) for job in jobs] == ["in/c.png", "in/deep/d.tif"]
+
+
+def test_results_beside_their_pictures_are_no_input(folder: Path) -> None:
+    for name in ("c-upscaled.jpg", "other-upscaled.png", "-upscaled.png"):
+        (folder / "in" / name).touch()
+    expected = ["in/-upscaled.png", "in/c.png", "in/other-upscaled.png"]
+    for inputs in (["in"], ["in/*.*"]):
+        assert [str(job.input) for job in plan_jobs(inputs, "out", SUFFIXES)] == expected
+    assert [str(job.input) for job in plan_jobs(["in/c-upscaled.jpg"], "out/", SUFFIXES)] == ["in/c-upscaled.jpg"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_name_and_a_format_that_contradict_are_refused() -> None:
+    with pytest.raises(UserError, match=r"the output b\.png has the name of another format than --format jpeg"):
+        plan_jobs(["a.png"], "b.png", SUFFIXES, format="jpeg")
+    assert pairs(plan_jobs(["a.png"], "b.jpeg", SUFFIXES, format="jpeg")) == [("a.png", "b.jpeg")]
+    assert pairs(plan_jobs(["a.png"], "b.xyz", SUFFIXES, format="jpeg")) == [("a.png", "b.xyz")]
 
 
 def test_an_output_above_the_input_is_no_earlier_result(folder: Path) -> None:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -131,9 +132,12 @@ def test_a_run_that_is_killed_goes_on_bit_for_bit(tiny_set: PreparedSet, tmp_pat
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.002)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert workers
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert weights(killed) != weights(whole)
+    assert not psutil.wait_procs(workers, timeout=30)[1]
 
     subprocess.run(command("--resume", killed), check=True, capture_output=True, env=environment)
     assert weights(killed) == weights(whole)

@@ -77,7 +77,7 @@ class Console:
             bytes_: the amounts are bytes.
         """
         if not sys.stderr.isatty():
-            yield _PlainProgress(description, total, begun, unit="MB" if bytes_ else unit, divisor=1e6 if bytes_ else 1)
+            yield _PlainProgress(description, total, unit="MB" if bytes_ else unit, divisor=1e6 if bytes_ else 1)
             return
         from rich.console import Console as RichConsole
         from rich.progress import (
@@ -125,13 +125,18 @@ class _BarProgress:
 
 
 class _PlainProgress:
-    def __init__(self, description: str, total: float, begun: int, *, unit: str, divisor: float) -> None:
-        self.description, self.total, self.begun, self.unit, self.divisor = description, total, begun, unit, divisor
-        self.start = self.shown = time.monotonic()
+    """Counts from its first update on, so that what comes before the work, such as compiling, is not taken for it."""
+
+    def __init__(self, description: str, total: float, *, unit: str, divisor: float) -> None:
+        self.description, self.total, self.unit, self.divisor = description, total, unit, divisor
+        self.start: float | None = None
 
     def update(self, done: float, description: str | None = None, rate: str | None = None) -> None:
         self.description = description or self.description
         now = time.monotonic()
+        if self.start is None:
+            self.start = self.shown = now
+            self.begun = done
         elapsed = now - self.start
         # The longer it takes the rarer the lines, so that a day's work does not fill a log.
         if now - self.shown < max(_PLAIN_INTERVAL, elapsed / 20) or not self.begun < done < self.total:

@@ -54,7 +54,7 @@ def parse_sweep(text: str) -> list[float]:
     except (ValueError, ZeroDivisionError, OverflowError):
         count = 0
     if count < 1:
-        raise typer.BadParameter(f"{text!r} is no sweep; write START:STOP:STEP, such as 0:1:0.2")
+        raise typer.BadParameter(f"{text!r} is no sweep; write START:STOP:STEP with steps that lead to STOP: 0:1:0.2")
     if count > _MOST_STEPS:
         raise typer.BadParameter(f"{text!r} has {count} steps; {_MOST_STEPS} are the most that a sheet can show")
     # Without the digits that adding up tenths leaves behind.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -136,6 +136,8 @@ def zoom(
         for suffix in suffixes:
             album.write_animation(console, suffix, list(named))
         write_tables(folder, journey)
+        written = {file.relative_to(folder) for file in folder.rglob("*")}
+    _remove_earlier(output, written)
     console.event("finished", output=output, at=journey.at, factor=factor, edge=course.edge, steps=steps)
     console.result(table(journey))
     console.result(f"all pictures: {output}; side by side: {output / 'sheet.png'}")
@@ -156,8 +158,21 @@ def _check_output(output: Path, source: Path, *, overwrite: bool) -> None:
     check_place(output / "sheet.png")
     if source.resolve().is_relative_to(output.resolve()):
         raise UserError(f"{source} lies in {output}, where the results would go; choose another folder with -o")
-    if not overwrite and output.is_dir() and any(output.iterdir()):
-        raise UserError(f"{output} is not empty; use --overwrite or another folder with -o")
+    if output.is_dir() and any(output.iterdir()):
+        if not overwrite:
+            raise UserError(f"{output} is not empty; use --overwrite or another folder with -o")
+        if not (output / "steps.json").is_file():
+            raise UserError(f"{output} holds files but no zoom; use another -o, such as a folder inside it")
+
+
+def _remove_earlier(output: Path, written: Set[Path]) -> None:
+    """Remove what a zoom before this one left in its folder under names that this one has not used."""
+    for pattern in ("step-??.png", "*/step-??.png", "*/activations.png", "zoom.*"):
+        for file in output.glob(pattern):
+            if file.relative_to(output) not in written:
+                file.unlink()
+                if file.parent != output and not any(file.parent.iterdir()):
+                    file.parent.rmdir()
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
@@ -11,6 +11,8 @@ from upscaler.errors import UserError
 from upscaler.images.listing import fixed_part, pictures_in
 
 _SHOWN = 3
+_RESULT = "-upscaled"
+"""Behind the name of a result that lies beside its picture."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ def plan_jobs(
     """The jobs for these inputs, sorted, before anything is read or written.
 
     Args:
-        inputs: files, folders or glob patterns. Folders keep their tree below the output folder.
+        inputs: files, folders or glob patterns. Folders keep their tree below the output folder. Results of earlier
+            runs in folders and patterns are passed over: the output folder, and ``NAME-upscaled`` beside ``NAME``.
         output: for one named file its result, or the folder it goes to; for everything else a folder.
             None: beside the one file as ``NAME-upscaled``, or in the folder ``upscaled``.
         suffixes: of picture files, in lower case, and the format each stands for.
@@ -69,7 +72,7 @@ def plan_jobs(
 
 
 def _single(path: Path, output: str | None, suffixes: Mapping[str, str], format: str | None) -> Job:
-    beside = _renamed(path.with_stem(f"{path.stem}-upscaled"), suffixes, format)
+    beside = _renamed(path.with_stem(f"{path.stem}{_RESULT}"), suffixes, format)
     if output is None:
         return Job(path, beside)
     target = Path(output)
@@ -81,6 +84,8 @@ def _single(path: Path, output: str | None, suffixes: Mapping[str, str], format:
             f"the output {output} {what} no known format; use {', '.join(suffixes)}, or --format, "
             "or end the name with / for a folder"
         )
+    if format is not None and suffixes.get(target.suffix.lower(), format) != format:
+        raise UserError(f"the output {output} has the name of another format than --format {format}; leave one out")
     return Job(path, target)
 
 
@@ -91,7 +96,8 @@ def _find(name: str, output: Path, suffixes: Mapping[str, str], recursive: bool)
         return
     if path.is_dir():
         inside = [_Found(file, file.relative_to(path)) for file in pictures_in(path, suffixes, recursive=recursive)]
-        inside = [item for item in inside if not _is_result(item.path, path, output)]
+        names = {str(item.path.with_suffix("")) for item in inside}
+        inside = [item for item in inside if not _is_result(item.path, path, output, names)]
         if not inside:
             hint = "" if recursive else "; --recursive also looks into the folders inside it"
             raise UserError(f"there is no picture in the folder {name}{hint}")
@@ -103,13 +109,22 @@ def _find(name: str, output: Path, suffixes: Mapping[str, str], recursive: bool)
     if not matches:
         raise UserError(f"nothing matches {name}")
     base = fixed_part(path)
-    for match in matches:
-        if match.is_file() and match.suffix.lower() in suffixes and not _is_result(match, base, output):
+    pictures = [match for match in matches if match.is_file() and match.suffix.lower() in suffixes]
+    names = {str(picture.with_suffix("")) for picture in pictures}
+    for match in pictures:
+        if not _is_result(match, base, output, names):
             yield _Found(match, Path(match.name))
 
 
-def _is_result(path: Path, searched: Path, output: Path) -> bool:
-    """Whether a picture lies in an output folder that lies in the folder searched: a result of an earlier run."""
+def _is_result(path: Path, searched: Path, output: Path, names: Set[str]) -> bool:
+    """Whether a picture is a result of an earlier run.
+
+    It lies in an output folder that lies in the folder searched, or beside a picture that was found, under the name
+    that is given to its result. ``names`` are those of all that were found, without suffix.
+    """
+    name = str(path.with_suffix(""))
+    if name.endswith(_RESULT) and name.removesuffix(_RESULT) in names:
+        return True
     below = output.resolve()
     return (
         below != searched.resolve()

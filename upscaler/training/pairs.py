@@ -8,6 +8,7 @@ that a run can go on with another number of processes: step k trains on the same
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import threading
 import warnings
@@ -15,7 +16,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import forkserver
+from multiprocessing import connection, forkserver
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -187,7 +188,11 @@ class Pairs(Dataset[Batch]):
             sizes = self._pictures.sizes
             large = np.flatnonzero(sizes.min(axis=1) >= patch)
             if not len(large):
-                raise UserError(f"no picture of this training set has {patch} x {patch} pixels; take a smaller patch")
+                least = int(sizes.min(axis=1).max()) // self._scale * self._scale
+                raise UserError(
+                    f"no picture of this training set has {patch} x {patch} pixels; take a smaller patch, as with "
+                    f"--set data.patch={least}, or make a set of larger crops"
+                )
             self._weights[patch] = large, np.cumsum(sizes[large].prod(axis=1))
         return self._weights[patch]
 
@@ -258,7 +263,7 @@ def load(pairs: Pairs, *, start: int = 0, workers: int = 1) -> Iterator[Batch]:
             num_workers=workers,
             prefetch_factor=_PREFETCHED,
             collate_fn=_as_it_is,
-            worker_init_fn=_leave_interrupts,
+            worker_init_fn=_begin_worker,
             multiprocessing_context=context,
             generator=torch.Generator(),  # the loader would draw from the global one otherwise
         )
@@ -294,9 +299,21 @@ def _start_server() -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def _leave_interrupts(_: int) -> None:
-    """Ctrl-C goes to every process of a terminal; what it means is for the one that trains to say."""
+def _begin_worker(_: int) -> None:
+    """Ctrl-C goes to every process of a terminal; what it means is for the one that trains to say.
+
+    PyTorch's workers watch the process they were forked from, a server that lives as long as they do, and would outlive
+    a training that is killed.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    trainer = multiprocessing.parent_process()
+    if trainer is not None:
+        threading.Thread(target=_end_after, args=(trainer.sentinel,), daemon=True).start()
+
+
+def _end_after(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)
 
 
 def _as_it_is(sent: Any) -> Any:
