@@ -44,6 +44,7 @@ def pytorch(model: Path, *_: object) -> Run:
 
 
 def onnxruntime(model: Path, _: object, threads: int) -> Run:
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime as runtime
 
     options = runtime.SessionOptions()

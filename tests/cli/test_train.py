@@ -311,7 +311,7 @@ def test_settings_that_cannot_be(srup: Any, data: Path, arguments: tuple[str, ..
     [
         (("--data", "missing"), "there is no training set in missing; make one with 'srup prepare-data'"),
         (("--val", "missing"), "missing"),
-        (("--set", "data.patch=128"), "take a smaller patch, as with --set data.patch="),
+        (("--set", "data.patch=128"), "take a smaller patch, as with --set data.patch=64, or"),
         (("--set", "gan.data.patch=12"), "a patch discriminator judges pictures from 16 x 16 pixels"),
         (("--set", "data.lr=stored"), "holds no LR pictures for x4; store some with 'srup prepare-data --scale 4'"),
         (("--set", "data.degradation=bicubik"), "no degradation is called 'bicubik'; did you mean bicubic"),

@@ -349,6 +349,8 @@ def test_a_map_that_does_not_fit_is_refused_before_work(srup: Any, nearest: Path
     assert (outcome.code, outcome.err.count("\n")) == (1, 1)
     assert "map.webp" in outcome.err
     assert files() == ["a.png"]
+    planned = srup("upscale", "a.png", "-m", nearest, "-s", "28", "--uncertainty", "map.webp", "--plan")
+    assert (planned.code, planned.err) == (1, outcome.err)
 
 
 def test_a_sheet_that_exists_is_not_made_again(srup: Any, nearest: Path) -> None:

@@ -192,12 +192,16 @@ def test_a_zoom_that_is_overwritten_leaves_nothing(srup: Any, nearest: Path) -> 
     write("a.png")
     longer = ("-m", f"one={nearest}", "-m", f"two={nearest}", "--steps", 2, "--activations", "--animation", "gif")
     assert srup("zoom", "a.png", "--size", 64, "-o", "out", *longer).code == 0
-    Path("out/two/mine.txt").write_text("kept")
+    mine = ["mine.txt", "one-of-mine/step-01.png", "one/step-01.jpg", "step-09.png", "two/step-07.png", "zoom.blend"]
+    for name in mine:
+        Path("out", name).parent.mkdir(exist_ok=True)
+        Path("out", name).write_text("kept")
     shorter = ("zoom", "a.png", "--size", 64, "-m", f"new={nearest}", "--steps", 1, "--animation", "webp")
     assert srup(*shorter, "-o", "fresh").code == 0
     assert srup(*shorter, "-o", "out", "--overwrite").code == 0
-    assert files("out") == sorted([*files("fresh"), "two/mine.txt"])
-    assert not Path("out/one").exists()
+    assert files("out") == sorted([*files("fresh"), *mine])
+    for name in mine:
+        Path("out", name).unlink()
 
 
 def test_a_folder_of_something_else_is_refused(srup: Any, nearest: Path) -> None:

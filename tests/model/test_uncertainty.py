@@ -82,4 +82,5 @@ def test_the_noisy_pictures_are_planned_for_what_they_are_computed_in(monkeypatc
     monkeypatch.setattr(upscaler.engine, "plan", noted(upscaler.engine.plan))
     monkeypatch.setattr(upscaler.engine, "run", noted(upscaler.engine.run))
     spread(upscaler, source, Size(), samples=2)
+    upscaler.seconds(estimate_spread(upscaler, source, Size()))
     assert dtypes == {torch.float32}

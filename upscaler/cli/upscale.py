@@ -144,7 +144,7 @@ def upscale(
         "overwrite" if overwrite or plan else "skip" if skip_existing else "refuse"
     )
     sheets = [sheet for sheet in (uncertainty, compare) if sheet]
-    if skip_existing and (there := [sheet for sheet in sheets if sheet.exists()]):
+    if existing == "skip" and (there := [sheet for sheet in sheets if sheet.exists()]):
         raise UserError(f"{there[0]} exists; --skip-existing is for results alone: remove it or use another name")
     if sheets:
         check_sheets(sheets, jobs[0], overwrite=existing == "overwrite")
@@ -179,14 +179,14 @@ def upscale(
         alpha=alpha_upsampler.value,
         notify=display.engine,
     )
-    if plan:
-        if not _show_plans(console, upscaler, jobs, wanted, first_frame, uncertainty=bool(uncertainty)):
-            raise typer.Exit(1)
-        return
     if compare and jobs:
         check_comparison(upscaler, jobs[0], compare, wanted, first_frame)
     if uncertainty and jobs:
         check_uncertainty(upscaler, jobs[0], uncertainty, wanted, first_frame)
+    if plan:
+        if not _show_plans(console, upscaler, jobs, wanted, first_frame, uncertainty=bool(uncertainty)):
+            raise typer.Exit(1)
+        return
 
     provenance = {
         "software": f"srup {__version__}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as json_format
 import re
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from upscaler.cli.labels import labelled
 from upscaler.cli.options import Debug, Device, Json, Overwrite, parse_place
 from upscaler.errors import UserError
 from upscaler.images import SAMPLE
+from upscaler.saving import explained
 
 if TYPE_CHECKING:
     from upscaler.cli.album import Album
@@ -124,6 +126,7 @@ def zoom(
     console.notice(f"{journey.where}: {crop} x {crop} pixels to {course.edge} x {course.edge}, {steps} times")
     first, icc = deep(course.cuts[0].of(whole.pixels)), whole.metadata.icc
     del whole
+    earlier = _results_in(output)
     with whole_folder(output) as folder:
         album = Album(folder, folders, course, icc)
         if activations:
@@ -137,7 +140,7 @@ def zoom(
             album.write_animation(console, suffix, list(named))
         write_tables(folder, journey)
         written = {file.relative_to(folder) for file in folder.rglob("*")}
-    _remove_earlier(output, written)
+    _remove(output, earlier, written)
     console.event("finished", output=output, at=journey.at, factor=factor, edge=course.edge, steps=steps)
     console.result(table(journey))
     console.result(f"all pictures: {output}; side by side: {output / 'sheet.png'}")
@@ -146,10 +149,14 @@ def zoom(
 
 def _folders(labels: list[str]) -> dict[str, str]:
     """The name of each method's folder."""
-    named = {label: re.sub(r"[^\w.@=,+-]+", "-", label).strip(".-") or "model" for label in labels}
+    named = {label: _folder(label) for label in labels}
     if len({name.lower() for name in named.values()}) < len(named):
         raise typer.BadParameter("two of these models would have one folder; give them labels, as in -m mine=FILE")
     return named
+
+
+def _folder(label: str) -> str:
+    return re.sub(r"[^\w.@=,+-]+", "-", label).strip(".-") or "model"
 
 
 def _check_output(output: Path, source: Path, *, overwrite: bool) -> None:
@@ -165,11 +172,25 @@ def _check_output(output: Path, source: Path, *, overwrite: bool) -> None:
             raise UserError(f"{output} holds files but no zoom; use another -o, such as a folder inside it")
 
 
-def _remove_earlier(output: Path, written: Set[Path]) -> None:
-    """Remove what a zoom before this one left in its folder under names that this one has not used."""
-    for pattern in ("step-??.png", "*/step-??.png", "*/activations.png", "zoom.*"):
-        for file in output.glob(pattern):
-            if file.relative_to(output) not in written:
+def _results_in(output: Path) -> set[Path]:
+    """What a zoom has left in its folder, by its own table, but what every zoom writes again; from the folder."""
+    try:
+        rows = json_format.loads((output / "steps.json").read_text())["rows"]
+        made = [(_folder(str(row["method"])), int(row["step"])) for row in rows]
+    except (OSError, ValueError, LookupError, TypeError):
+        return set()
+    steps = {Path(folder, f"step-{step:02}.png") for folder, step in made if step}
+    maps = {Path(folder, "activations.png") for folder, step in made if step}
+    return steps | maps | {Path(f"zoom.{suffix}") for suffix in Animation}
+
+
+def _remove(output: Path, files: Set[Path], written: Set[Path]) -> None:
+    """Remove files of a zoom before this one that this one has not written, and folders that become empty by it."""
+    # Where upper and lower case are one, so are these.
+    kept = {str(each).lower() for each in written}
+    with explained(output):
+        for file in (output / each for each in files if str(each).lower() not in kept):
+            if file.is_file() and not file.parent.is_symlink():
                 file.unlink()
                 if file.parent != output and not any(file.parent.iterdir()):
                     file.parent.rmdir()

@@ -70,6 +70,8 @@ class Estimate:
     width: int
     passes: tuple[Plan, ...]
     """The plan of each pass of the network over the colours."""
+    dtype: torch.dtype
+    """In which it is computed."""
     memory: int
     """Predicted peak in bytes beyond what the process held before: device memory on a GPU, else RAM."""
     operations: float
@@ -122,7 +124,7 @@ class Upscaler:
         self.tile: int | Literal["auto", "whole"] = tile
         self.colour_fix = colour_fix
         self.alpha = alpha
-        self._speeds: dict[bool, float] = {}
+        self._speeds: dict[tuple[bool, torch.dtype], float] = {}
         self.engine = Engine(network, device=self.device, tta=tta, notify=notify)
 
     def upscale(self, pixels: Pixels, size: Size = Size()) -> Pixels:
@@ -172,6 +174,7 @@ class Upscaler:
             height=height,
             width=width,
             passes=tuple(plans),
+            dtype=dtype,
             memory=memory,
             operations=streams * sum(self.engine.operations(plan) for plan in plans),
             output_bytes=height * width * source.channels * source.depth // 8,
@@ -186,20 +189,20 @@ class Upscaler:
     def seconds(self, estimate: Estimate) -> float:
         """How long an estimated picture will take, by the speed of a small one that is computed in its way."""
         # The last pass is by far the longest one.
-        kind = estimate.passes[-1].accelerated
+        kind = estimate.passes[-1].accelerated, estimate.dtype
         if kind not in self._speeds:
-            self._speeds[kind] = self._seconds_per_operation(accelerated=kind)
+            self._speeds[kind] = self._seconds_per_operation(*kind)
         return estimate.operations * self._speeds[kind]
 
-    def _seconds_per_operation(self, *, accelerated: bool) -> float:
+    def _seconds_per_operation(self, accelerated: bool, dtype: torch.dtype) -> float:
         edge = _SAMPLE_EDGE * self.network.unshuffle
-        plan = self.engine.plan(edge, edge, dtype=self.dtype, budget=0, tile="whole")
+        plan = self.engine.plan(edge, edge, dtype=dtype, budget=0, tile="whole")
         plan, longer = self.engine.sampled(plan, accelerated=accelerated)
         elapsed = []
         for _ in range(_SAMPLES):
             sample = Rows(edge, edge, 3, [np.full((edge, edge, 3), 0.5, np.float32)])
             start = time.perf_counter()
-            self.engine.run(sample, plan, dtype=self.dtype).window(0, edge * self.network.scale)
+            self.engine.run(sample, plan, dtype=dtype).window(0, edge * self.network.scale)
             elapsed.append(time.perf_counter() - start)
         return min(elapsed) / longer / self.engine.operations(plan)
 
@@ -215,15 +218,14 @@ class Upscaler:
             UserError: the budget is too small, memory ran out, or the network gives no finite values.
         """
         estimate = estimate or self.estimate(source, size)
-        dtype = self._dtype_for(source)
-        result = self._enlarged(colours(source), estimate, dtype)
+        result = self._enlarged(colours(source), estimate)
         if self.colour_fix:
             result = matched(result, colours(source))
         alpha: Rows | None = None
         if source.channels in (2, 4):
             transparency = opacity(source)
             if self._network_makes_alpha(source):
-                alpha = self._enlarged(transparency, estimate, dtype, opaque=True)
+                alpha = self._enlarged(transparency, estimate, opaque=True)
             else:
                 alpha = resized(transparency, estimate.height, estimate.width)
         grey = source.channels < 3
@@ -240,9 +242,9 @@ class Upscaler:
         """Half precision has 11 bits, too few for pictures of 16; they get it only where it was asked for."""
         return torch.float32 if source.depth == 16 and self.precision == "auto" else self.dtype
 
-    def _enlarged(self, rows: Rows, estimate: Estimate, dtype: torch.dtype, *, opaque: bool = False) -> Rows:
+    def _enlarged(self, rows: Rows, estimate: Estimate, *, opaque: bool = False) -> Rows:
         for plan in estimate.passes:
-            rows = self.engine.run(rows, plan, dtype=dtype, skip_ones=opaque)
+            rows = self.engine.run(rows, plan, dtype=estimate.dtype, skip_ones=opaque)
         return resized(rows, estimate.height, estimate.width)
 
     def _too_little(self, needed: int, budget: int) -> str:

@@ -188,7 +188,7 @@ class Pairs(Dataset[Batch]):
             sizes = self._pictures.sizes
             large = np.flatnonzero(sizes.min(axis=1) >= patch)
             if not len(large):
-                least = int(sizes.min(axis=1).max()) // self._scale * self._scale
+                least = max(int(sizes.min()) // self._scale, 1) * self._scale
                 raise UserError(
                     f"no picture of this training set has {patch} x {patch} pixels; take a smaller patch, as with "
                     f"--set data.patch={least}, or make a set of larger crops"
