@@ -35,6 +35,14 @@ _GIF = 2
 _MAP = 128
 """Pixels along the edge of a feature map, at least."""
 
+ACTIVATIONS = "activations.png"
+"""The feature maps, in a method's folder."""
+
+
+def step_file(step: int) -> str:
+    """The name of a step's picture, in a method's folder."""
+    return f"step-{step:02}.png"
+
 
 class Album:
     """A folder that fills with pictures; of those of the steps nothing but small copies is kept in memory.
@@ -101,7 +109,7 @@ class Album:
             write_animation(self.folder / f"zoom.{suffix}", frames(progress), milliseconds)
 
     def write_activations(self, method: str, crop: Pixels, maps: Mapping[str, Sequence[FeatureMap]]) -> None:
-        """``activations.png`` in the method's folder: a row of feature maps for each layer."""
+        """``ACTIVATIONS`` in the method's folder: a row of feature maps for each layer."""
         rows = [[("the first crop", _enlarged(as_rgb(crop)))]]
         for layer, found in maps.items():
             row = [
@@ -110,13 +118,11 @@ class Album:
             ]
             rows.append([(layer, crops_sheet([row]))])
         title = f"{method}\nAbove each map: its channel, standard deviation; in it: 1st percentile black, 99th white"
-        folder = self.folder / self.names[method]
-        folder.mkdir(exist_ok=True)
-        self._write(folder / "activations.png", crops_sheet(rows, title))
+        self._write(self.folder / self.names[method] / ACTIVATIONS, crops_sheet(rows, title))
 
     def _path(self, method: str | None, step: int) -> Path:
         folder = self.folder / self.names[method] if method else self.folder
-        return folder / f"step-{step:02}.png"
+        return folder / step_file(step)
 
     def _written(self, path: Path, step: int, picture: Pixels, provenance: dict[str, Any] | None = None) -> Picture:
         """A small copy of a picture that is written, with a frame around what the next step takes."""
@@ -135,6 +141,7 @@ class Album:
         return open_picture(self._path(method if step else None, step), trusted=True).read().pixels
 
     def _write(self, path: Path, picture: Picture) -> None:
+        path.parent.mkdir(exist_ok=True)
         write_picture(path, PictureWithMetadata(picture, Metadata()))
 
 

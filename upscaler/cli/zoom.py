@@ -174,14 +174,15 @@ def _check_output(output: Path, source: Path, *, overwrite: bool) -> None:
 
 def _results_in(output: Path) -> set[Path]:
     """What a zoom has left in its folder, by its own table, but what every zoom writes again; from the folder."""
+    from upscaler.cli.album import ACTIVATIONS, step_file
+
     try:
         rows = json_format.loads((output / "steps.json").read_text())["rows"]
         made = [(_folder(str(row["method"])), int(row["step"])) for row in rows]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, OverflowError):
         return set()
-    steps = {Path(folder, f"step-{step:02}.png") for folder, step in made if step}
-    maps = {Path(folder, "activations.png") for folder, step in made if step}
-    return steps | maps | {Path(f"zoom.{suffix}") for suffix in Animation}
+    files = {Path(folder, name) for folder, step in made if step for name in (step_file(step), ACTIVATIONS)}
+    return files | {Path(f"zoom.{suffix}") for suffix in Animation}
 
 
 def _remove(output: Path, files: Set[Path], written: Set[Path]) -> None:
