@@ -40,7 +40,7 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("COLUMNS", "80")
     for name, level in (("psnr", 0.0), ("gan", 0.08)):
         (tmp_path / name).mkdir()
-        network(f"{name}/best.safetensors", level, {"stage": name})
+        network(f"{name}/best.safetensors", level, {"stage": name, "training": "seed = 0\n[data]\n"})
     return tmp_path
 
 
@@ -111,6 +111,9 @@ def test_the_blend_is_shown_with_its_parents(srup: Any) -> None:
     assert part[1:4] == ["        - name: psnr/best", f"          sha256: {digests[0]}", "          share: 0.7"]
     for line in ("        - name: gan/best", "          share: 0.3", "              stage: gan", "    alpha: 0.3"):
         assert line in shown.splitlines()
+    assert shown.splitlines().count("              training: 2 lines; see --json") == 2
+    for line in ("    training:", "        seed = 0"):
+        assert line in srup("models", "show", PAIR[0]).out.splitlines()
     (event,) = events(srup("models", "show", "mix.safetensors", "--json").out)
     assert [parent["sha256"] for parent in event["metadata"]["parents"]] == digests
 

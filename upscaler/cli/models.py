@@ -190,22 +190,24 @@ def _read(found: Found) -> dict[str, Any]:
         "settings": weights.settings,
         "parameters": sum(tensor.numel() for tensor in weights.tensors.values()),
         "digest": weights.digest,
-        "metadata": unfolded(weights.metadata),
+        "metadata": dict(sorted(unfolded(weights.metadata).items())),
     }
 
 
-def _listing(facts: dict[str, Any], indent: str = "") -> str:
+def _listing(facts: dict[str, Any], indent: str = "", *, recipes: bool = True) -> str:
+    """The facts line by line; without ``recipes`` only the length of a text of many lines."""
     lines = []
     for title, value in facts.items():
         if value is None or value in ([], {}):
             continue
         inner = f"{indent}    "
         if isinstance(value, dict):
-            text = f"\n{_listing(value, inner)}"
+            text = f"\n{_listing(value, inner, recipes=recipes)}"
         elif isinstance(value, list):
             text = "".join(f"\n{_item(item, inner)}" for item in value)
         elif "\n" in str(value):
-            text = "\n" + textwrap.indent(str(value).rstrip(), inner)
+            told = str(value).rstrip()
+            text = f"\n{textwrap.indent(told, inner)}" if recipes else f" {told.count(chr(10)) + 1} lines; see --json"
         else:
             text = f" {value:,}" if title in ("bytes", "parameters") else f" {value}"
         lines.append(f"{indent}{title}:{text}")
@@ -213,8 +215,9 @@ def _listing(facts: dict[str, Any], indent: str = "") -> str:
 
 
 def _item(value: Any, indent: str) -> str:
+    """One of a list; a parent of a blend without its recipe, so that the blend itself is not lost among them."""
     if isinstance(value, dict):
-        return f"{indent}- {_listing(value, f'{indent}  ').lstrip()}"
+        return f"{indent}- {_listing(value, f'{indent}  ', recipes=False).lstrip()}"
     return f"{indent}{value}"
 
 
