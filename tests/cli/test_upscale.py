@@ -260,6 +260,8 @@ def test_a_plan_does_nothing(srup: Any, nearest: Path) -> None:
         (("--memory", "lots"), "'lots' is no amount of memory"),
         (("--memory", "0"), "'0' is no amount of memory"),
         (("--quality", "101"), "--quality"),
+        (("--quality", "80"), "not for png"),
+        (("--quality", "80", "--format", "bmp"), "not for bmp"),
         (("--precision", "fp8"), "fp8"),
         (("--nonsense",), "--nonsense"),
     ],

@@ -125,7 +125,7 @@ def upscale(
     if overwrite and skip_existing:
         raise typer.BadParameter("use --overwrite or --skip-existing, not both")
 
-    from upscaler.images.files import SUFFIXES, format_named
+    from upscaler.images.files import SUFFIXES, format_named, takes_quality
     from upscaler.images.jobs import plan_jobs
 
     if format is not None:
@@ -134,6 +134,9 @@ def upscale(
             raise typer.BadParameter(f"{format!r} is no format; use one of {', '.join(sorted(set(SUFFIXES.values())))}")
         format = known
     jobs = plan_jobs(inputs, output, SUFFIXES, format=format, recursive=recursive)
+    formats = {format or SUFFIXES[job.output.suffix.lower()] for job in jobs}
+    if quality is not None and not any(map(takes_quality, formats)):
+        raise typer.BadParameter(f"--quality is for JPEG, WebP and AVIF, and not for {', '.join(sorted(formats))}")
     if len(jobs) > 1 and (uncertainty or compare):
         raise typer.BadParameter("--uncertainty and --compare are for one picture")
     if noise is not None and not uncertainty:

@@ -7,7 +7,7 @@ from typing import Any
 
 from upscaler.errors import UserError
 from upscaler.images.containers import gif_xmp
-from upscaler.images.formats import SUFFIXES, decoded, format_named
+from upscaler.images.formats import SUFFIXES, decoded, format_named, takes_quality
 from upscaler.images.metadata import Metadata
 from upscaler.images.reading import Picture, PictureFile, blob, format_of, open_picture, reading
 from upscaler.images.writing import PictureWriter, check_output
@@ -23,6 +23,7 @@ __all__ = [
     "format_named",
     "open_picture",
     "read_provenance",
+    "takes_quality",
     "write_picture",
 ]
 

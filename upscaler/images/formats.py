@@ -105,6 +105,11 @@ def reason(error: Exception) -> str:
     return (system or lines or [type(error).__name__])[0]
 
 
+def takes_quality(format: str) -> bool:
+    """Whether files of this format are compressed as strongly as one says."""
+    return FORMATS[format].quality is not None
+
+
 def identify(head: bytes) -> str | None:
     """The format of a file from its first 64 bytes; None if it is none of the seven."""
     if head[4:8] == b"ftyp":
