@@ -158,14 +158,22 @@ def test_checkpoints_are_found_by_step(tmp_path: Path) -> None:
     assert checkpoints_in(tmp_path / "missing") == {}
 
 
-def test_the_last_few_and_the_best_stay(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("keep", "bests", "left"),
+    [
+        (2, [], [40, 50]),
+        (2, [10], [10, 40, 50]),
+        (2, [0, 10, 30], [30, 40, 50]),
+        (2, [10, 50], [10, 40, 50]),
+        (2, [50], [40, 50]),
+        (3, [0, 20, 40], [20, 30, 40, 50]),
+        (9, [10], [0, 10, 20, 30, 40, 50]),
+    ],
+)
+def test_the_last_few_stay_and_the_best_of_each(tmp_path: Path, keep: int, bests: list[int], left: list[int]) -> None:
     _saved(tmp_path, *range(0, 60, 10))
-    thin_out(tmp_path, 2, precious=10)
-    assert list(checkpoints_in(tmp_path)) == [10, 40, 50]
-    thin_out(tmp_path, 2, precious=50)
-    assert list(checkpoints_in(tmp_path)) == [40, 50]
-    thin_out(tmp_path, 5, precious=None)
-    assert list(checkpoints_in(tmp_path)) == [40, 50]
+    thin_out(tmp_path, keep, bests)
+    assert list(checkpoints_in(tmp_path)) == left
 
 
 def test_later_ones_are_removed(tmp_path: Path) -> None:

@@ -276,17 +276,40 @@ def test_a_rollback_outlives_a_kill(tiny_set: PreparedSet, tmp_path: Path, monke
 def test_after_a_rollback_the_best_is_that_of_before(
     tiny_set: PreparedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measure, scores = ValidationSet.measure, iter([20.0, 30.0, 31.0])
+    scored(monkeypatch, [20.0, 30.0, 29.0, 29.0, 29.0, 29.0, 31.0])
+    broken(65)(monkeypatch)
+    settings = [*SETTINGS, "records.checkpoints=10", "records.keep=5"]
+    settings += ["gan.validation.best=psnr", "gan.validation.every=10"]
+    _, events = run(tiny_set, tmp_path / "run", settings, "rollback")
+    assert [event.to for event in events if isinstance(event, RolledBack)] == [40]
+    best = [event.step for event in events if isinstance(event, Validated) and event.best]
+    assert best == [20, 30, 80], "that of 80 was undone, and nothing later is better than that of 30"
+    assert load_weights(RunFolder(tmp_path / "run").weights("best")).metadata["stage"] == "gan, 10 of 100 steps"
+
+
+def test_a_rollback_to_before_the_first_validation_of_a_stage_leaves_no_best(
+    tiny_set: PreparedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken(65)(monkeypatch)
+    make, best = Steps.make, RunFolder(tmp_path / "run").weights("best")
+    seen = []
+
+    def watched(self: Steps, *arguments: Any, **named: Any) -> None:
+        if self.discriminator is not None and self.step in (20, 60):
+            seen.append((self.step, best.exists()))
+        make(self, *arguments, **named)
+
+    monkeypatch.setattr(Steps, "make", watched)
+    run(tiny_set, tmp_path / "run", [*SETTINGS, "gan.validation.every=60"], "rollback")
+    assert seen == [(20, True), (60, True), (20, False), (60, True)], "the first is that of the stage before"
+
+
+def scored(monkeypatch: pytest.MonkeyPatch, first: list[float]) -> None:
+    """Validation finds these PSNR first, and then 29 dB."""
+    measure, scores = ValidationSet.measure, iter(first)
 
     def given(self: ValidationSet, upscaler: Any) -> Any:
         found, bicubic, samples = measure(self, upscaler)
         return replace(found, psnr_y=next(scores, 29.0)), bicubic, samples
 
     monkeypatch.setattr(ValidationSet, "measure", given)
-    broken(65)(monkeypatch)
-    settings = [*SETTINGS, "gan.validation.best=psnr", "gan.validation.every=20"]
-    _, events = run(tiny_set, tmp_path / "run", settings, "rollback")
-    assert [event.to for event in events if isinstance(event, RolledBack)] == [40]
-    best = [event.step for event in events if isinstance(event, Validated) and event.best]
-    assert best == [20, 40, 60], "that of 60 was undone, and nothing later is better than that of 40"
-    assert load_weights(RunFolder(tmp_path / "run").weights("best")).metadata["stage"] == "gan, 20 of 100 steps"

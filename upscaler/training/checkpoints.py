@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from upscaler.errors import UserError
 from upscaler.saving import whole_file
 
-FORMAT = 1
+FORMAT = 2
 _NAME = re.compile(r"step-(\d{9})\.pt")
 
 
@@ -73,11 +73,19 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def thin_out(folder: Path, keep: int, precious: int | None) -> None:
-    """Remove all but the last ``keep`` checkpoints and the one of the step ``precious``."""
+def thin_out(folder: Path, keep: int, bests: Sequence[int]) -> None:
+    """Remove all but the last ``keep`` checkpoints and, for each of them, that of the best weights until then.
+
+    Args:
+        folder: of the checkpoints.
+        keep: at least 1.
+        bests: steps at which the weights were the best so far, in ascending order.
+    """
     found = checkpoints_in(folder)
+    kept = list(found)[-keep:]
+    precious = {max(best for best in bests if best <= step) for step in kept if bests and bests[0] <= step}
     for step in list(found)[:-keep]:
-        if step != precious:
+        if step not in precious:
             with suppress(FileNotFoundError):
                 found[step].unlink()
 

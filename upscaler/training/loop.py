@@ -210,7 +210,7 @@ class Run:
             return False, []
         alarms = self._told(stage, validated)
         if validated.best:
-            self._write_weights("best", stage, stage.steps.average.state_dict())
+            self._write_weights("best", stage, stage.step, stage.steps.average.state_dict())
         return validated.best, alarms
 
     def _roll_back(self, stage: UnderWay) -> None:
@@ -227,28 +227,31 @@ class Run:
     def _begin_again(self, stage: UnderWay) -> None:
         """Make a rollback last: one that is killed now must not begin with what was given up."""
         self._save(stage)
-        best = stage.best_step
-        if self.processes.first and best is not None:
-            state = load_checkpoint(checkpoint_path(self.folder.checkpoints, best))
-            self._write_weights("best", stage, state["steps"]["average"])
+        if not self.processes.first:
+            return
+        if stage.bests:
+            state = load_checkpoint(checkpoint_path(self.folder.checkpoints, stage.bests[-1]))
+            self._write_weights("best", stage, stage.bests[-1], state["steps"]["average"])
+        else:
+            self.folder.weights("best").unlink(missing_ok=True)
 
     def _save(self, stage: UnderWay) -> None:
         """Write the averaged weights and a checkpoint, unless numbers have become NaN: the last good ones stay."""
         if not self.processes.first or not stage.finite:
             return
         average = stage.steps.average.state_dict()
-        self._write_weights("last", stage, average)
+        self._write_weights("last", stage, stage.step, average)
         if stage.over:
-            self._write_weights(stage.stage.name, stage, average)
+            self._write_weights(stage.stage.name, stage, stage.step, average)
         state = stage.state() | {"rollbacks": self._rollbacks, "parent": self._parent}
         path = save_checkpoint(self.folder.checkpoints, stage.step, state)
-        thin_out(self.folder.checkpoints, stage.stage.records.keep, stage.best_step)
+        thin_out(self.folder.checkpoints, stage.stage.records.keep, stage.bests)
         self._tell(Saved(stage.step, path))
 
-    def _write_weights(self, name: str, stage: UnderWay, tensors: Mapping[str, Tensor]) -> None:
+    def _write_weights(self, name: str, stage: UnderWay, step: int, tensors: Mapping[str, Tensor]) -> None:
         origin = {
             "training": recipe(self.config),
-            "stage": f"{stage.stage.name}, {stage.steps.step} of {stage.stage.iterations} steps",
+            "stage": f"{stage.stage.name}, {step - stage.begin} of {stage.stage.iterations} steps",
             "data": str(self.order.data.manifest.get("identity", "")),
         }
         if self._parent:

@@ -73,11 +73,12 @@ class UnderWay:
         self.steps.rate_factor = rate_factor
         self.gauge = Gauge(adversarial=self.stage.losses.adversarial if self.stage.adversarial else None)
         self.best: float | None = None
-        self.best_step: int | None = None
+        self.bests: list[int] = []
+        """Steps of the run at which the weights were the best so far."""
         if state is not None:
             self.steps.restore(state["steps"])
             self.gauge.restore(state["gauge"])
-            self.best, self.best_step = state["best"], state["best_step"]
+            self.best, self.bests = state["best"], state["bests"]
         self._validation = supply.validation_set(number)
         self._batches = supply.batches(number, self.steps.step, rollbacks)
         self._clock, self._timed = time.monotonic(), self.steps.step
@@ -137,7 +138,8 @@ class UnderWay:
         score = self._score(scores)
         better = self.best is None or score > self.best
         if better:
-            self.best, self.best_step = score, self.step
+            self.best = score
+            self.bests.append(self.step)
         self._clock += time.monotonic() - start  # not the time of steps
         return Validated(self.stage.name, self.step, scores, bicubic, samples, better)
 
@@ -157,5 +159,5 @@ class UnderWay:
             "steps": self.steps.state(),
             "gauge": self.gauge.state(),
             "best": self.best,
-            "best_step": self.best_step,
+            "bests": self.bests,
         }
