@@ -492,8 +492,16 @@ def test_write_protected_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_missing_folder(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "a.png"
     assert check_output(path, width=1, height=1, channels=3, depth=8) == []
-    with pytest.raises(UserError, match="does not exist"):
-        write(path, smooth())
+    assert not path.parent.exists()
+    write(path, smooth())
+    assert path.is_file()
+
+
+def test_a_folder_that_has_become_a_file(tmp_path: Path) -> None:
+    writer = PictureWriter(tmp_path / "new" / "a.png", width=1, height=1, channels=3, depth=8, metadata=Metadata())
+    (tmp_path / "new").touch()
+    with pytest.raises(UserError, match=r"cannot write .*a\.png: File exists"), writer:
+        pass
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,30 @@ def test_a_disk_that_fills_up_ends_one_picture(
         assert "1.png" not in [path.name for path in (tmp_path / "out").iterdir()]
 
 
+def test_a_folder_that_cannot_be_made_ends_one_picture(upscaler: Upscaler, tmp_path: Path) -> None:
+    work = jobs(tmp_path, 3)
+    work[1] = Job(work[1].input, work[0].output / "1.png")
+    complete, events = run(upscaler, work, keep_going=True)
+    assert not complete
+    assert [event.job for event in events if isinstance(event, batch.Failed)] == [work[1]]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0.png", "2.png"]
+
+
+@pytest.mark.parametrize(("precision", "told"), [("auto", "float32"), ("bf16", "bfloat16")])
+def test_results_tell_the_precision_they_were_computed_in(
+    upscaler: Upscaler, tmp_path: Path, precision: Any, told: str
+) -> None:
+    (job,) = jobs(tmp_path, 1)
+    upscaler = Upscaler(upscaler.network, device="cpu", precision=precision)
+    if precision == "auto":
+        upscaler.dtype = torch.float16  # as on a GPU, where pictures of 16 bits are computed in more
+        write_picture(job.input, Picture(np.zeros((5, 4, 3), np.uint16), Metadata()))
+    assert run(upscaler, [job])[0]
+    made = read_provenance(job.output)
+    assert made is not None
+    assert made["precision"] == told
+
+
 def test_what_was_done_before_a_failure_is_told(upscaler: Upscaler, tmp_path: Path) -> None:
     work, events = jobs(tmp_path, 2), list[batch.Event]()
     work[1].input.write_text("no picture")

@@ -127,7 +127,6 @@ class Album:
     def _written(self, path: Path, step: int, picture: Pixels, provenance: dict[str, Any] | None = None) -> Picture:
         """A small copy of a picture that is written, with a frame around what the next step takes."""
         shown = as_rgb(picture)
-        path.parent.mkdir(exist_ok=True)
         write_picture(path, PictureWithMetadata(shown, self._metadata), provenance=provenance)
         edge = min(_TILE, self.course.edge)
         tile, scale = resize(shown, edge, edge), edge / len(picture)
@@ -141,7 +140,6 @@ class Album:
         return open_picture(self._path(method if step else None, step), trusted=True).read().pixels
 
     def _write(self, path: Path, picture: Picture) -> None:
-        path.parent.mkdir(exist_ok=True)
         write_picture(path, PictureWithMetadata(picture, Metadata()))
 
 

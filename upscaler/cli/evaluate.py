@@ -258,5 +258,4 @@ def _write_sheet(path: Path, rows: list[list[tuple[str, Any]]]) -> None:
     from upscaler.images.files import Metadata, Picture, write_picture
     from upscaler.images.sheets import crops_sheet
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_picture(path, Picture(crops_sheet(rows), Metadata()))

@@ -66,7 +66,6 @@ def write_comparison(job: Job, sheet: Path, first_frame: bool) -> None:
     after = as_rgb(open_picture(job.output, trusted=True).read().pixels)
     before = as_rgb(open_picture(job.input, first_frame=first_frame).read().pixels)
     height, width = after.shape[:2]
-    sheet.parent.mkdir(parents=True, exist_ok=True)
     labels = (f"{job.input.name}, bicubic", f"{job.output.name}, srup")
     write_picture(sheet, Picture(before_after(resize(before, height, width), after, labels), Metadata()))
 
@@ -94,7 +93,6 @@ def write_uncertainty(
         display.restart(progress, "uncertainty", estimate_spread(upscaler, picture, size), SAMPLES)
         moved = spread(upscaler, picture, size, sigma=sigma, seed=seed)
     moved *= 255
-    sheet.parent.mkdir(parents=True, exist_ok=True)
     mean, most = float(moved.mean()), float(np.percentile(moved, 99))
     write_picture(sheet, Picture(heat_map(moved, _UNIT), Metadata()))
     console.event("uncertainty", file=sheet, sigma=sigma * 255, mean=mean, percentile99=most)

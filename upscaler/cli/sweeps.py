@@ -19,7 +19,7 @@ from upscaler.images.files import Metadata, check_output, open_picture, write_pi
 from upscaler.images.files import Picture as PictureWithMetadata
 from upscaler.images.partners import case_of, read_case, read_opaque, with_partners
 from upscaler.images.resize import resize
-from upscaler.images.sheets import Box, Picture, as_rgb, crops_sheet, most_detailed, overview, titled
+from upscaler.images.sheets import GAP, Box, Picture, as_rgb, crops_sheet, most_detailed, overview, titled
 from upscaler.model.interpolation import Parent
 from upscaler.model.sources import Pixels, PixelSource
 from upscaler.model.sweeps import Reading, Step, runs, sweep
@@ -71,8 +71,8 @@ class Sweep:
         Raises:
             UserError: as said.
         """
-        columns, rows = len(self.alphas) + 2, 5 * max(len(self.at), 1)
-        check_output(self.sheet, width=columns * _COLUMN, height=rows * _COLUMN, channels=3, depth=8)
+        columns, rows = len(self.alphas) + (1 if self.reference is None else 2), 5 * max(len(self.at), 1)
+        check_output(self.sheet, width=columns * (_COLUMN + GAP), height=rows * _COLUMN, channels=3, depth=8)
         check_animation(self.film)
         inputs = [path.resolve() for path in (self.picture, self.reference) if path]
         for path in inputs:
@@ -125,7 +125,6 @@ def run_sweep(
     # The title of a table would be broken to its width.
     console.result(board.title)
     console.result(board.table())
-    asked.sheet.parent.mkdir(parents=True, exist_ok=True)
     write_picture(asked.sheet, PictureWithMetadata(board.sheet(), Metadata()))
     frames = board.frames()
     write_animation(asked.film, frames, pace(len(frames)))

@@ -198,7 +198,6 @@ def upscale(
         "model_alpha": alpha,
         "scale": scale or (None if size else upscaler.network.scale),
         "size": f"{width or ''}x{height or ''}" if size else None,
-        "precision": str(upscaler.dtype).removeprefix("torch."),
         "tta": tta,
         "colour_fix": colour_fix,
         "alpha_upsampler": alpha_upsampler.value,

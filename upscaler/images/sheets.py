@@ -26,7 +26,8 @@ _DETAIL = 1000
 _LEGEND_HEIGHT = 120
 _WIDEST = 0.000888
 """The upper end of a legend whose numbers are as wide as they become."""
-_GAP = 8
+GAP = 8
+"""Pixels between the columns of a sheet."""
 _HEAT_PATH = (
     (0, 0, 0),
     (40, 20, 140),
@@ -161,11 +162,11 @@ def titled(pictures: Sequence[tuple[str, Picture]], *, enlarge: int = 1) -> list
 def side_by_side(pictures: list[Picture]) -> Picture:
     """Pictures from left to right, 8 pixels apart: (H, W, 3) each, the sheet as high as the highest."""
     height = max(len(picture) for picture in pictures)
-    sheet = np.full((height, sum(p.shape[1] for p in pictures) + _GAP * (len(pictures) - 1), 3), _BACKGROUND, np.uint8)
+    sheet = np.full((height, sum(p.shape[1] for p in pictures) + GAP * (len(pictures) - 1), 3), _BACKGROUND, np.uint8)
     left = 0
     for picture in pictures:
         sheet[: picture.shape[0], left : left + picture.shape[1]] = picture
-        left += picture.shape[1] + _GAP
+        left += picture.shape[1] + GAP
     return sheet
 
 
@@ -215,7 +216,7 @@ def heat_map(values: NDArray[np.float32], unit: str, top: float | None = None) -
 def heat_map_size(height: int, width: int, unit: str) -> tuple[int, int]:
     """(height, width) of the ``heat_map`` of so many values, at most."""
     legend = _legend(max(height, _LEGEND_HEIGHT), _heat_colours(), unit, _WIDEST)
-    return len(legend), width + _GAP + legend.shape[1]
+    return len(legend), width + GAP + legend.shape[1]
 
 
 def most_detailed(picture: Picture, height: int, width: int) -> tuple[int, int]:

@@ -93,7 +93,7 @@ class PictureWriter:
     say 72 dpi where ``metadata`` has none.
 
     Args:
-        path: of the file; its folder exists.
+        path: of the file; its folder is made where it is missing.
         width, height: of the whole picture.
         channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha.
         depth: 8 or 16.
@@ -104,8 +104,8 @@ class PictureWriter:
         provenance: how the picture was made, for ``read_provenance``; JSON values. BMP cannot keep it.
 
     Raises:
-        UserError: what ``check_output`` refuses, a quality out of range, a missing folder; from
-            ``write`` or at the exit: the file cannot be written.
+        UserError: what ``check_output`` refuses, a quality out of range; as a context manager: the file
+            cannot be written.
     """
 
     def __init__(
@@ -140,13 +140,13 @@ class PictureWriter:
     def __enter__(self) -> PictureWriter:
         self._temporary = self._target.with_name(f".srup-{secrets.token_hex(8)}.tmp")
         try:
+            self._target.parent.mkdir(parents=True, exist_ok=True)
             self._file: BinaryIO = self._temporary.open("x+b")
             if self._target.exists():
                 self._temporary.chmod(stat.S_IMODE(self._target.stat().st_mode))
-        except FileNotFoundError as error:
-            raise UserError(f"cannot write {self.path}: the folder {self.path.parent} does not exist") from error
         except OSError as error:
-            self._temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._temporary.unlink(missing_ok=True)
             raise self._failed(error) from error
         receiving, sending = os.pipe()
         self._stream = PngStream(os.fdopen(sending, "wb", buffering=0))

@@ -84,7 +84,7 @@ class Settings:
 
     size: Size
     provenance: Mapping[str, Any]
-    """What is written into every result and decides whether it can be skipped; the input's digest is added."""
+    """Written into every result, and decides whether it can be skipped; precision and the input's digest are added."""
     existing: Existing = "refuse"
     keep_going: bool = False
     format: str | None = None
@@ -239,14 +239,15 @@ class _Writing:
 
 def _open(job: Job, upscaler: Upscaler, settings: Settings) -> _Opened | None:
     """What is to be upscaled; None where the result is there already."""
-    provenance = dict(settings.provenance) | {"input_sha256": _digest(job.input)}
+    picture = open_picture(job.input, first_frame=settings.first_frame)
+    precision = str(upscaler.dtype_for(picture)).removeprefix("torch.")
+    provenance = dict(settings.provenance) | {"precision": precision, "input_sha256": _digest(job.input)}
     if settings.existing == "skip" and job.output.exists():
         made = read_provenance(job.output)
         if made is None:
             raise UserError(f"{job.output} exists and does not say that srup made it; use --overwrite to replace it")
         if _same(made, provenance):
             return None
-    picture = open_picture(job.input, first_frame=settings.first_frame)
     height, width = settings.size.of(picture.height, picture.width, upscaler.network.scale)
     warnings = check_output(
         job.output, width=width, height=height, channels=picture.channels, depth=picture.depth, format=settings.format
@@ -287,7 +288,6 @@ def _write(
     settings: Settings,
     bands: Bands,
 ) -> None:
-    job.output.parent.mkdir(parents=True, exist_ok=True)
     with PictureWriter(
         job.output,
         width=estimate.width,

@@ -35,7 +35,7 @@ class Size:
     """The size of a result: a factor, or a width and a height of which one may follow from the other.
 
     Raises:
-        UserError: nothing asked for, or something that is not positive and finite.
+        UserError: something that is not positive and finite.
     """
 
     scale: float | None = None
@@ -155,7 +155,7 @@ class Upscaler:
         streams = 2 if self._network_makes_alpha(source) else 1
         overhead = self._overhead(source, height, width, passes, beside)
         budget = memory_budget(self.device, self.memory, self._held)
-        dtype, together = self._dtype_for(source), passes * streams
+        dtype, together = self.dtype_for(source), passes * streams
         plans, rows, columns = [], source.height, source.width
         for _ in range(passes):
             try:
@@ -238,7 +238,7 @@ class Upscaler:
                 channels.append(alpha.window(top, bottom).mean(axis=2, keepdims=True))
             yield quantised(np.concatenate(channels, axis=2), source.depth)
 
-    def _dtype_for(self, source: Source) -> torch.dtype:
+    def dtype_for(self, source: Source) -> torch.dtype:
         """Half precision has 11 bits, too few for pictures of 16; they get it only where it was asked for."""
         return torch.float32 if source.depth == 16 and self.precision == "auto" else self.dtype
 

@@ -124,8 +124,6 @@ class Recorder:
         columns = [("bicubic", sample.bicubic), ("result", sample.result), ("reference", sample.reference)]
         self._board.picture(event.step, f"samples/{sample.name}", crops_sheet([columns]))
         folder = self._folder.samples / sample.name
-        with explained(folder):
-            folder.mkdir(parents=True, exist_ok=True)
         # A stage may make its LR pictures in another way than the one before.
         if (event.stage, sample.name) not in self._shown:
             self._shown.add((event.stage, sample.name))

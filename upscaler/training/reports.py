@@ -145,7 +145,6 @@ def _samples(folder: RunFolder, history: History, pictures: Path) -> str:
     rows = [_row(sample, results, history) for sample, results in found.items()]
     rows = [row for row in rows if [label for label, _ in row] == [label for label, _ in rows[0]]]
     sheet, film = pictures / "samples.png", pictures / "animation.webp"
-    pictures.mkdir(parents=True, exist_ok=True)
     write_picture(sheet, PictureWithMetadata(crops_sheet(rows), Metadata()))
     sample, results = next(iter(found.items()))
     frames = titled(_frames(results, history), enlarge=2)
