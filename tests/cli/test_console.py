@@ -22,6 +22,15 @@ def test_results_and_notices_go_to_their_streams(capsys: pytest.CaptureFixture[s
     assert err == "notice\nwarning: careful\nerror: two lines\n"
 
 
+def test_what_others_wrote_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console()
+    console.result("stage:\n\tgan \x1b[2K\x1b]0;title\x07 \x9b1A\r")
+    console.error("cannot read caf\udce9.png, naïve 日本")
+    out, err = capsys.readouterr()
+    assert out == "stage:\n\tgan \\x1b[2K\\x1b]0;title\\x07 \\x9b1A\\r\n"
+    assert err == "error: cannot read caf\\udce9.png, naïve 日本\n"
+
+
 def test_json_has_stdout_to_itself(capsys: pytest.CaptureFixture[str]) -> None:
     console = Console(json=True)
     console.result("result")

@@ -152,6 +152,9 @@ def test_programs_can_read_along(srup: Any) -> None:
         (("--sweep", "1:0:0.1"), "'1:0:0.1' is no sweep"),
         (("--sweep", "0:1"), "'0:1' is no sweep"),
         (("--sweep", "0:nan:1"), "'0:nan:1' is no sweep"),
+        (("--sweep", "0:1:inf"), "'0:1:inf' is no sweep"),
+        (("--sweep", "0:1:-inf"), "'0:1:-inf' is no sweep"),
+        (("--sweep", "0:1e-10:1e-11"), "'0:1e-10:1e-11' is no sweep"),
         (("--sweep", "0:1:0.01"), "'0:1:0.01' has 101 steps; 50 are the most"),
         (("--sweep", "0:1:1", "--at", "4"), "'4' is no place"),
         (("--alpha", 1, "--picture", "a.png"), "--picture is for --sweep"),
@@ -185,6 +188,9 @@ def test_nothing_is_lost(srup: Any) -> None:
     outcome = srup("interpolate", *PAIR, "--sweep", "0:1:1", "--picture", "lr.png", "-o", "./lr.png", "--overwrite")
     assert outcome.code == 1
     assert "is the picture, the reference or the other result" in outcome.err
+    outcome = srup("interpolate", *PAIR, "--sweep", "0:0.96:0.02", "--picture", "lr.png", "-o", "sheet.webp")
+    assert outcome.code == 1
+    assert "16400" in outcome.err
     assert [Path(path).read_bytes() for path in PAIR] == before
 
 

@@ -247,7 +247,9 @@ def test_nothing_is_left_of_a_zoom_that_breaks_off(
 def test_forms_of_animations(srup: Any, nearest: Path) -> None:
     write("a.png")
     arguments = ("zoom", "a.png", "--steps", 1, "--size", 64, "-m", nearest)
-    assert srup(*arguments, "--animation", "gif", "--animation", "webp").code == 0
+    outcome = srup(*arguments, "--animation", "gif", "--animation", "webp", "--animation", "gif")
+    assert outcome.code == 0
+    assert outcome.out.count("zoom.gif") == 1
     assert {"zoom.gif", "zoom.webp"} < set(files("a-zoom"))
     outcome = srup(*arguments, "--animation", "mp4", "-o", "film")
     assert outcome.code == 1

@@ -101,7 +101,14 @@ def test_a_blend_of_blends_tells_of_all_of_them(tmp_path: Path) -> None:
 
 
 def test_other_metadata_stay_as_they_are() -> None:
-    for metadata in ({}, {"stage": "gan"}, {"parents": "0" * 64}, {"parents": "1234"}):
+    for metadata in (
+        {},
+        {"stage": "gan"},
+        {"parents": "0" * 64},
+        {"parents": "1234"},
+        {"parents": "[" * 100_000},
+        {"parents": "[NaN]"},
+    ):
         assert unfolded(metadata) == metadata
 
 

@@ -35,10 +35,17 @@ def test_black_moves_only_upwards_and_alpha_not_at_all() -> None:
     noisy = NoisySource(source, 2 / 255, (0,))
     pixels = np.concatenate(list(noisy.bands(128)))
     assert pixels.dtype == np.uint16
-    assert pixels[..., :3].any()
+    colours = pixels[..., :3]
+    assert 0.45 < (colours == 0).mean() < 0.55
+    assert 0 < colours.max() < 6 * 2 / 255 * 65535
     assert not pixels[..., 3].any()
-    again = np.concatenate(list(noisy.bands(128)))
-    assert np.array_equal(pixels, again)
+
+
+def test_the_noise_is_the_same_in_bands_of_any_height() -> None:
+    source = PixelSource(np.full((200, 8, 2), 128, np.uint8))
+    noisy = NoisySource(source, 2 / 255, (0,))
+    high, low = (np.concatenate(list(noisy.bands(rows))) for rows in (128, 7))
+    assert np.array_equal(high, low)
 
 
 def test_the_seed_decides() -> None:

@@ -108,6 +108,8 @@ def test_what_cannot_be_zoomed_into() -> None:
     for x, y in ((40, 0), (0, 30)):
         with pytest.raises(UserError, match=f"nothing at {x},{y}: the picture has 40 x 30 pixels"):
             plan_course(30, 40, Point.of_pixel(x, y), factor=4, steps=1, edge=64)
+    with pytest.raises(UserError, match="x65 makes 65 pixels of one; take a larger --size than 64"):
+        plan_course(300, 300, Point.of_pixel(1, 1), factor=65, steps=1, edge=64)
 
 
 def test_detail_is_found_where_it_is() -> None:

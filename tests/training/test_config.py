@@ -119,6 +119,7 @@ def test_values_that_cannot_be(key: str, value: Any, message: str) -> None:
         ),
         ({"losses.adversarial": "wgan", "stabilisers.smoothing": 0.1}, "the wgan loss has no labels"),
         ({"losses.adversarial": "hinge", "stabilisers.label_noise": 0.1}, "the hinge loss has no labels"),
+        ({"stabilisers.label_noise": 1.5}, "label_noise"),
         ({"losses.adversarial": "hinge", "stabilisers.label_flips": 0.1}, "the hinge loss has no labels"),
         ({"perceptual.layers": {}}, "perceptual.layers names no layer"),
         ({"losses.texture_weight": 1.0, "perceptual.texture_layers": {}}, "perceptual.texture_layers names no layer"),

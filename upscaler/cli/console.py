@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_format
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _PLAIN_INTERVAL = 10.0
+# What is said by the names of files and the metadata of models must not steer a terminal, nor fail to be encoded.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class Progress(Protocol):
@@ -57,7 +60,7 @@ class Console:
 
     def _print(self, content: RenderableType, stream: Any) -> None:
         if isinstance(content, str):
-            print(content, file=stream, flush=True)
+            print(_CONTROL.sub(lambda found: ascii(found[0])[1:-1], content), file=stream, flush=True)
         else:
             from rich.console import Console as RichConsole
 

@@ -22,6 +22,7 @@ from upscaler.cli.options import (
     check_free,
     parse_alpha,
     parse_place,
+    refuse_given,
 )
 from upscaler.errors import UserError
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _SUFFIX = ".safetensors"
 _MOST_STEPS = 50
+_OF_SWEEPS = {"picture", "reference", "at", "image_space", "animation", "device", "precision", "memory"}
 
 
 def parse_weights(text: str) -> list[float]:
@@ -53,15 +55,17 @@ def parse_sweep(text: str) -> list[float]:
         count = math.floor((stop - start) / step + 1e-6) + 1
     except (ValueError, ZeroDivisionError, OverflowError):
         count = 0
-    if count < 1:
-        raise typer.BadParameter(f"{text!r} is no sweep; write START:STOP:STEP with steps that lead to STOP: 0:1:0.2")
     if count > _MOST_STEPS:
         raise typer.BadParameter(f"{text!r} has {count} steps; {_MOST_STEPS} are the most that a sheet can show")
     # Without the digits that adding up tenths leaves behind.
-    return [round(start + number * step, 9) + 0.0 for number in range(count)]
+    alphas = [round(start + number * step, 9) + 0.0 for number in range(count)]
+    if not alphas or not all(map(math.isfinite, alphas)) or len(set(alphas)) < count:
+        raise typer.BadParameter(f"{text!r} is no sweep; write START:STOP:STEP with steps that lead to STOP: 0:1:0.2")
+    return alphas
 
 
 def interpolate(
+    context: typer.Context,
     models: Annotated[
         list[str] | None,
         typer.Argument(
@@ -155,18 +159,7 @@ def interpolate(
             console.warning("the sweep leaves 0..1 and extrapolates beyond the two models")
         run_sweep(console, plan, (parents[0], parents[1]), device=device, precision=precision.value, memory=memory)
         return
-    for option, given in {
-        "picture": picture,
-        "reference": reference,
-        "at": at,
-        "image-space": image_space,
-        "animation": animation,
-        "device": device != "auto",
-        "precision": precision is not Numbers.auto,
-        "memory": memory,
-    }.items():
-        if given:
-            raise typer.BadParameter(f"--{option} is for --sweep")
+    refuse_given(context, _OF_SWEEPS, "{} is for --sweep")
     path = output or Path(f"{_title(names, alpha, weights or [])}{_SUFFIX}")
     _check_output(path, names, overwrite=overwrite)
     parents = _load(console, names)

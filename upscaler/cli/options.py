@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Set
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -110,7 +111,15 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 Device = Annotated[
     str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N, mps or another PyTorch device.")
 ]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, max=2**32 - 1, help="Seed of everything random.")]
+
+
+def refuse_given(context: typer.Context, options: Set[str], refusal: str) -> None:
+    """Refuse options that would do nothing, where they were typed; ``refusal`` has {} for the option."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in options and source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(refusal.format(parameter.opts[0]))
 
 
 def check_free(path: Path, *, overwrite: bool) -> None:

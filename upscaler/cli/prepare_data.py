@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from upscaler.cli.console import Console, Progress
-from upscaler.cli.options import Debug, Json, Seed, parse_bytes
+from upscaler.cli.options import Debug, Json, Seed, parse_bytes, refuse_given
 from upscaler.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from upscaler.training.sources import LeftOut, Source
 
 _SCALE = 4
+_OF_PREVIEWS = {"preview", "output", "scale", "first_frame", "overwrite", "seed", "json", "debug"}
 
 
 def prepare_data(
+    context: typer.Context,
     sources: Annotated[
         list[str] | None,
         typer.Argument(metavar="SRC", help="Pictures, folders with all folders inside them, or glob patterns."),
@@ -126,6 +128,7 @@ def prepare_data(
     if preview is not None:
         if sources:
             raise typer.BadParameter("--preview takes no SRC")
+        refuse_given(context, set(context.params) - _OF_PREVIEWS, "--preview takes no {}")
         sheet = output or Path(f"{preview.stem}-degradations.png")
         _write_preview(console, preview, sheet, scale or _SCALE, seed, overwrite)
         return

@@ -102,7 +102,7 @@ def zoom(
 
     from upscaler.images.animations import check_animation, films
 
-    suffixes = animation or [Animation.webp, *([Animation.mp4] if films() else [])]
+    suffixes = list(dict.fromkeys(animation or [])) or [Animation.webp, *([Animation.mp4] if films() else [])]
     for suffix in suffixes:
         check_animation(output / f"zoom.{suffix}")
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from math import isclose
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -117,12 +117,16 @@ def unfolded(metadata: Mapping[str, str]) -> dict[str, Any]:
     """Metadata of weights with the parents of a blend as ``blend`` recorded them, no longer as JSON."""
     told: dict[str, Any] = dict(metadata)
     try:
-        parents = json.loads(metadata.get("parents", ""))
-    except ValueError:
-        return told  # the digests of what a training began with
+        parents = json.loads(metadata.get("parents", ""), parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return told  # the digests of what a training began with, or nothing that ``blend`` wrote
     if isinstance(parents, list):
         told["parents"] = parents
     return told
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _sum(tensors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:

@@ -148,9 +148,11 @@ def plan_course(height: int, width: int, at: Point, *, factor: int, steps: int, 
             picture's shorter edge.
 
     Raises:
-        UserError: as ``check_zoomable``.
+        UserError: as ``check_zoomable``, or results that would show less than a pixel.
     """
     check_zoomable(height, width, at)
+    if edge < factor:
+        raise UserError(f"a step of x{factor} makes {factor} pixels of one; take a larger --size than {edge}")
     crop = min(edge // factor, height, width)
     first = min(crop * factor, height, width)
     left = _within(round(at.x - Fraction(first, 2)), first, width)

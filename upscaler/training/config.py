@@ -119,7 +119,7 @@ class Stabilisers(_Section, frozen=True):
     """
 
     smoothing: Annotated[float, Meta(ge=0, lt=1)]
-    label_noise: Amount
+    label_noise: Share
     label_flips: Share
     instance_noise: Amount
     instance_noise_until: Share
@@ -186,7 +186,7 @@ class Config(_Section, frozen=True):
     preset: str
     summary: str
     scale: Annotated[int, Meta(ge=1, le=8)]
-    seed: Annotated[int, Meta(ge=0)]
+    seed: Annotated[int, Meta(ge=0, lt=2**32)]
     network: Network
     stages: Annotated[list[Stage], Meta(min_length=1)]
 

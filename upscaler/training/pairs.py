@@ -13,7 +13,7 @@ import signal
 import threading
 import warnings
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import connection, forkserver
@@ -105,8 +105,7 @@ class Pairs(Dataset[Batch]):
         pictures: of ``PreparedSet.pictures``.
         scale: HR pixels per LR pixel.
         batch: pairs in each step, of all ranks together.
-        patch: edge of the HR patches in pixels, a multiple of ``scale``; or that as a function of the step,
-            which must survive pickling where workers are spawned.
+        patch: edge of the HR patches in pixels, a multiple of ``scale``.
         steps: how many batches there are.
         lr: where LR comes from: "stored" beside HR, a ``Degrade`` on the CPU for every patch, or None:
             it is left to the training loop.
@@ -127,7 +126,7 @@ class Pairs(Dataset[Batch]):
         *,
         scale: int,
         batch: int,
-        patch: int | Callable[[int], int],
+        patch: int | Growth,
         steps: int,
         lr: Literal["stored"] | Degrade | None,
         seed: int = 0,
@@ -152,9 +151,8 @@ class Pairs(Dataset[Batch]):
             )
         if lr is None and noise:
             raise ValueError("noise belongs on LR, which is not made here; add it where LR is made")
-        changes = [step for step, _ in self._patch.sizes] if isinstance(self._patch, Growth) else []
-        for step in (0, *changes, steps - 1):
-            self.left_out(self._patch(step))
+        for _, edge in self._patch.sizes:
+            self.left_out(edge)
 
     def __len__(self) -> int:
         return self._steps
