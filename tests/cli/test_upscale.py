@@ -100,6 +100,22 @@ def test_everything_at_once(srup: Any, nearest: Path) -> None:
     assert "the result moves by" in outcome.out
 
 
+@pytest.mark.parametrize(("alpha", "named"), [((), "nearest"), (("--alpha", "0.25"), "photo at alpha 0.25")])
+def test_a_comparison_names_the_model(
+    srup: Any, nearest: Path, monkeypatch: pytest.MonkeyPatch, alpha: tuple[str, ...], named: str
+) -> None:
+    labels: list[tuple[str, str]] = []
+
+    def drawn(*sides_and_labels: Any) -> Any:
+        labels.append(sides_and_labels[2])
+        return sides_and_labels[0]
+
+    monkeypatch.setattr("upscaler.images.sheets.before_after", drawn)
+    picture(Path("a.png"), 8, 8)
+    assert srup("upscale", "a.png", "-m", "photo" if alpha else nearest, *alpha, "--compare", "sheet.png").code == 0
+    assert labels == [("a.png, bicubic", f"a-upscaled.png, {named}")]
+
+
 def test_uncertainty_grows_with_the_noise(srup: Any, nearest: Path) -> None:
     picture(Path("a.png"))
     means = []

@@ -58,7 +58,7 @@ def check_uncertainty(upscaler: Upscaler, job: Job, sheet: Path, size: Size, fir
     check_output(sheet, width=width, height=height, channels=3, depth=8)
 
 
-def write_comparison(job: Job, sheet: Path, first_frame: bool) -> None:
+def write_comparison(job: Job, sheet: Path, first_frame: bool, model: str) -> None:
     from upscaler.images.files import Metadata, Picture, open_picture, write_picture
     from upscaler.images.resize import resize
     from upscaler.images.sheets import as_rgb, before_after
@@ -66,7 +66,7 @@ def write_comparison(job: Job, sheet: Path, first_frame: bool) -> None:
     after = as_rgb(open_picture(job.output, trusted=True).read().pixels)
     before = as_rgb(open_picture(job.input, first_frame=first_frame).read().pixels)
     height, width = after.shape[:2]
-    labels = (f"{job.input.name}, bicubic", f"{job.output.name}, srup")
+    labels = (f"{job.input.name}, bicubic", f"{job.output.name}, {model}")
     write_picture(sheet, Picture(before_after(resize(before, height, width), after, labels), Metadata()))
 
 

@@ -10,6 +10,7 @@ import typer
 
 from upscaler import __version__
 from upscaler.cli.console import Console, duration
+from upscaler.cli.labels import short_names
 from upscaler.cli.options import (
     Alpha,
     Debug,
@@ -218,7 +219,8 @@ def upscale(
         complete = batch.run(upscaler, jobs, settings, display.batch)
     display.summary()
     if complete and compare and jobs:
-        write_comparison(jobs[0], compare, first_frame)
+        blend = "" if alpha is None else f" at alpha {alpha:g}"
+        write_comparison(jobs[0], compare, first_frame, short_names([model])[0] + blend)
         console.result(f"before and after: {compare}")
     if complete and uncertainty and jobs:
         write_uncertainty(console, display, upscaler, jobs[0], wanted, uncertainty, first_frame, seed, noise)
