@@ -478,7 +478,8 @@ def test_an_interruption_leaves_no_part_of_a_file(srup: Any, nearest: Path, monk
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "said"), [(signal.SIGINT, 130, "error: interrupted\n"), (signal.SIGTERM, 143, "")]
+    ("number", "code", "said"),
+    [(signal.SIGINT, 130, "error: interrupted\n"), (signal.SIGTERM, 143, "error: terminated\n")],
 )
 def test_a_signal_leaves_no_part_of_a_file(nearest: Path, number: int, code: int, said: str) -> None:
     picture(Path("a.png"), 1500, 1500)

@@ -154,15 +154,3 @@ def test_a_bug_is_not_taken_for_a_bad_picture(
     with pytest.raises(RuntimeError, match="a bug"):
         run(upscaler, work, keep_going=True)
     assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_shares_are_complete_and_disjoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    work = [Job(tmp_path / str(number), tmp_path / str(number)) for number in range(7)]
-    assert batch.share(work) == work
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    shares = []
-    for rank in range(3):
-        monkeypatch.setenv("RANK", str(rank))
-        shares.append(batch.share(work))
-    assert sorted((job for part in shares for job in part), key=work.index) == work
-    assert [len(part) for part in shares] == [3, 2, 2]

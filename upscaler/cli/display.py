@@ -6,6 +6,7 @@ import time
 
 from upscaler.cli.console import Console, Progress, duration
 from upscaler.model import batch, events
+from upscaler.model.ranks import rank, world
 from upscaler.model.upscaler import Estimate
 
 _JSON_INTERVAL = 1.0
@@ -97,10 +98,10 @@ class BatchDisplay:
         self.console.event(
             "summary", finished=self.finished, skipped=self.skipped, failed=self.failed, seconds=round(seconds, 3)
         )
-        if self.pictures > 1 or self.skipped:
-            self.console.result(
-                f"{self.finished} upscaled, {self.skipped} skipped, {self.failed} failed in {duration(seconds)}"
-            )
+        if self.pictures > 1 or self.skipped or world() > 1:
+            which = f"process {rank() + 1} of {world()}: " if world() > 1 else ""
+            counts = f"{self.finished} upscaled, {self.skipped} skipped, {self.failed} failed"
+            self.console.result(f"{which}{counts} in {duration(seconds)}")
 
     def _show(self) -> None:
         part = min(self._operations / self._wanted, 1.0) if self._wanted else 0.0

@@ -85,6 +85,9 @@ def run(arguments: list[str] | None = None) -> None:
         code = 2
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
+    except SystemExit as ending:
+        console.error("terminated")
+        code = ending.code
     except BrokenPipeError:
         sys.stdout = None
         code = 1

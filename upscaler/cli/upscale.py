@@ -59,7 +59,13 @@ def upscale(
         typer.Option("-s", "--scale", parser=parse_scale, metavar="FLOAT", help="Final scale, any number above 0."),
     ] = None,
     size: Annotated[
-        Any, typer.Option("--size", parser=parse_size, metavar="WxH|Wx|xH", help="Final size in pixels.")
+        Any,
+        typer.Option(
+            "--size",
+            parser=parse_size,
+            metavar="WxH|Wx|xH",
+            help="Final size in pixels; WxH stretches to other proportions.",
+        ),
     ] = None,
     alpha: Alpha = None,
     device: Device = "auto",
@@ -155,14 +161,16 @@ def upscale(
 
     from upscaler.cli.display import BatchDisplay
     from upscaler.cli.loading import load_model
-    from upscaler.model import batch
+    from upscaler.model import batch, ranks
     from upscaler.model.equivariance import is_equivariant
     from upscaler.model.upscaler import Size, Upscaler
     from upscaler.model.weights import build_network
 
     several = len(jobs) > 1
-    jobs = batch.share(jobs)
+    meeting = ranks.Meeting()
     batch.check_existing(jobs, existing)
+    meeting.wait("nothing is lost")
+    jobs = ranks.share(jobs)
 
     weights = load_model(console, model, alpha)
     width, height = size or (None, None)
@@ -224,7 +232,7 @@ def upscale(
         console.result(f"before and after: {compare}")
     if complete and uncertainty and jobs:
         write_uncertainty(console, display, upscaler, jobs[0], wanted, uncertainty, first_frame, seed, noise)
-    batch.wait_for_ranks()
+    meeting.wait("done")
     if not complete:
         raise typer.Exit(1)
 

@@ -6,13 +6,11 @@ was computed before. What happens is told as events; nothing is printed here.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +26,6 @@ from upscaler.model.upscaler import Estimate, Size, Upscaler
 
 Existing = Literal["refuse", "overwrite", "skip"]
 
-_LONGEST_BATCH = timedelta(days=30)
 # A picture that is no larger than this when decoded is read ahead while the one before is computed.
 _READ_AHEAD_BYTES = 32 * 2**20
 
@@ -100,26 +97,6 @@ class _Opened:
     provenance: dict[str, Any]
 
 
-def share(jobs: Sequence[Job]) -> list[Job]:
-    """This process's part of the jobs under ``torchrun``; all of them without it."""
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    return list(jobs[rank::world])
-
-
-def wait_for_ranks() -> None:
-    """Return when every process that ``torchrun`` started is here; at once without it.
-
-    ``torchrun`` ends all processes as soon as one fails, so one that has met a bad picture must not end
-    before the others are done.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from torch import distributed
-
-        distributed.init_process_group("gloo", timeout=_LONGEST_BATCH)
-        distributed.barrier()
-        distributed.destroy_process_group()
-
-
 def check_existing(jobs: Sequence[Job], existing: Existing) -> None:
     """Refuse to begin where results would replace files and nobody has asked for that.
 
@@ -177,8 +154,8 @@ class _Batch:
                     self._finish()
             while self.unfinished:
                 self._finish()
-        except UserError:
-            # What was computed before the failure is told all the same.
+        except BaseException:
+            # What was computed before a failure or a signal is told all the same.
             self.settings = replace(self.settings, keep_going=True)
             while self.unfinished:
                 self._finish()
@@ -219,7 +196,9 @@ class _Batch:
         self.unfinished.append(_Writing(job, start, estimate, written))
 
     def _finish(self) -> None:
-        writing = self.unfinished.popleft()
+        writing = self.unfinished[0]
+        wait([writing.written])  # a signal meanwhile leaves it among the unfinished
+        self.unfinished.popleft()
 
         def work() -> None:
             writing.written.result()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from upscaler.errors import UserError
+from upscaler.model.ranks import common_store, rank, world
+
+_ALONE = (
+    "another process of this run has ended; the run goes on from its last checkpoint when it is started again, "
+    "which torchrun does by itself with --max-restarts"
+)
 
 
 @dataclass(frozen=True)
@@ -68,31 +73,29 @@ def joined(device: torch.device) -> Iterator[Processes]:
     What was made ``parallel`` should be out of use at the end: a group that outlives its place can abort the process.
 
     Raises:
-        UserError: this PyTorch cannot talk to the other processes.
+        UserError: this PyTorch cannot talk to the other processes, or one of them has ended.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
+    if world() == 1:
         yield Processes()
         return
     if not torch.distributed.is_available():
         raise UserError("this PyTorch was built without torch.distributed; train in one process")
     kinds = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    # Not there in a PyTorch without torch.distributed.
-    from torch.distributed.distributed_c10d import PrefixStore
-    from torch.distributed.rendezvous import rendezvous
-
-    store, rank, world = next(rendezvous("env://"))
-    if os.environ.get("LOCAL_WORLD_SIZE") == str(world):
-        # After a restart torchrun's store still holds the addresses of the processes that died. On several machines
-        # each counts its own restarts, so that they could not agree.
-        store = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
     torch.distributed.init_process_group(
-        kinds, store=store, rank=rank, world_size=world, device_id=device if device.type == "cuda" else None
+        kinds,
+        store=common_store(),
+        rank=rank(),
+        world_size=world(),
+        device_id=device if device.type == "cuda" else None,
     )
     try:
-        yield Processes(torch.distributed.get_rank(), world)
+        yield Processes(rank(), world())
         # The first one writes a report yet; connections that close under it can bring a process down.
         torch.distributed.barrier()
+    except RuntimeError as error:
+        if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
+            raise UserError(_ALONE) from error
+        raise
     finally:
         gc.collect()  # modules that were made parallel, which have references to themselves
         torch.distributed.destroy_process_group()
