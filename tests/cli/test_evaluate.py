@@ -284,6 +284,8 @@ def test_where_nothing_can_be_written_nothing_is_measured(
         (("--references", "hr", "--scale", "0"), 2, "--scale"),
         (("--references", "hr", "--border", "-1"), 2, "--border"),
         (("--references", "hr", "--device", "warp", "-m", "photo"), 1, "warp"),
+        (("--references", "hr", "--device", "cpu"), 2, "--device is for --model"),
+        (("sr", "--references", "hr", "--alpha", "0.5"), 2, "--alpha is for --model"),
     ],
 )
 def test_errors_are_one_line(srup: Any, arguments: tuple[str, ...], code: int, message: str) -> None:

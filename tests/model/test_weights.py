@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
 import os
 import pickle
+import pickletools
 import struct
 import zipfile
 from collections.abc import Callable
@@ -327,7 +329,41 @@ def test_empty_tensors_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 def test_small_storage_stretched_to_a_huge_tensor_is_refused(tmp_path: Path, legacy: bool) -> None:
     tensors = _tiny().state_dict() | {"conv_first.weight": torch.zeros(1).expand(10**6, 10**6, 3, 3)}
-    assert "conv_first.weight claims the shape" in _refusal(_written(tmp_path, _torch_bytes(tensors, legacy=legacy)))
+    assert "claim more than the file holds" in _refusal(_written(tmp_path, _torch_bytes(tensors, legacy=legacy)))
+
+
+def test_one_storage_under_many_names_is_refused(tmp_path: Path) -> None:
+    network = Compact(features=32, convolutions=30)
+    tensors = network.state_dict()
+    shared = tensors["body.2.weight"]
+    tensors |= {key: shared for key, tensor in tensors.items() if tensor.shape == shared.shape}
+    assert "claim more than the file holds" in _refusal(_written(tmp_path, _torch_bytes(tensors)))
+
+
+def test_storages_that_the_file_leaves_out_are_refused(tmp_path: Path) -> None:
+    data = _torch_bytes({"conv_first.weight": torch.zeros(50_000)}, legacy=True)
+    stream = io.BytesIO(data)
+    for _ in range(4):  # magic number, version, machine, tensors; then the keys of the storages, and these
+        list(pickletools.genops(stream))
+    hostile = data[: stream.tell()] + pickle.dumps([], 2)
+    assert "claim more than the file holds" in _refusal(_written(tmp_path, hostile))
+
+
+def test_parts_that_lie_on_each_other_are_refused(tmp_path: Path) -> None:
+    data = _torch_bytes({f"{number}": torch.ones(5_000) * number for number in range(3)})
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = archive.infolist()
+    path = tmp_path / "model.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        for member in members:
+            if not member.filename.endswith(("data/1", "data/2")):
+                archive.writestr(member, zipfile.ZipFile(io.BytesIO(data)).read(member))
+        (stored,) = (each for each in archive.filelist if each.filename.endswith("data/0"))
+        for number in (1, 2):
+            other = copy.copy(stored)
+            other.filename = stored.filename[:-1] + str(number)
+            archive.filelist.append(other)
+    assert "its parts claim more than the file holds" in _refusal(path)
 
 
 @pytest.mark.parametrize("kind", ["int8", "complex", "sparse", "meta"])

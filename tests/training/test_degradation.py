@@ -268,6 +268,10 @@ def test_the_sheet_of_a_large_picture_shows_a_part_of_it() -> None:
     assert preset_sheet(picture, 3, seed=0).shape == (3 * (LABEL + 39), 4 * 384 + 3 * 8, 3)
 
 
+def test_the_sheet_of_pixels_larger_than_a_sheet_shows_one() -> None:
+    assert preset_sheet(np.zeros((800, 800, 3), np.uint8), 400, seed=0).shape[1] == 4 * 400 + 3 * 8
+
+
 def test_the_sheet_of_a_picture_smaller_than_a_pixel_is_refused() -> None:
     with pytest.raises(ValueError, match="a picture of 3x9 cannot be reduced by 4"):
         preset_sheet(np.zeros((3, 9, 3), np.uint8), 4, seed=0)

@@ -463,6 +463,26 @@ def test_mismatched_pairs_are_named(photos: Path, pairs: Path, tmp_path: Path, s
     assert all(event.failed for event in events if isinstance(event, Dropped))
 
 
+@pytest.mark.parametrize("first", ["given", "made"])
+def test_what_was_found_of_given_lr_pictures_is_not_taken_for_those_made_now(
+    photos: Path, pairs: Path, tmp_path: Path, first: str
+) -> None:
+    (pairs / "3x4.png").unlink()
+    given = (paired(photos, pairs), replace(STORED, validation=0))
+    made = (photos, replace(STORED, storage=replace(STORED.storage, degradation="bicubic"), validation=0))
+    before, after = (given, made) if first == "given" else (made, given)
+    with pytest.raises(UserError, match="would leave none"):
+        run(before[0], tmp_path / "set", replace(before[1], validation=99))
+    outcome, _ = run(after[0], tmp_path / "set", after[1])
+    assert outcome.manifest["statistics"]["train"]["sources"] == (5 if first == "given" else 4)
+
+
+def test_pictures_smaller_than_an_lr_pixel_are_left_out(photos: Path, tmp_path: Path) -> None:
+    settings = Settings(Rules(multiple=500), Storage(500, "bicubic"))
+    with pytest.raises(UserError):
+        run(photos, tmp_path / "set", settings)
+
+
 @pytest.mark.parametrize("preset", ["bicubic", "nearest", "noise"])
 def test_lr_pictures_made_now(photos: Path, tmp_path: Path, scene: Any, preset: str) -> None:
     settings = replace(STORED, rules=Rules(multiple=3), storage=Storage(3, preset, seed=5))

@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _PLAIN_INTERVAL = 10.0
-# What is said by the names of files and the metadata of models must not steer a terminal, nor fail to be encoded.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def harmless(text: str) -> str:
+    """What files and models say of themselves, so that it can neither steer a terminal nor fail to be encoded."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 class Progress(Protocol):
@@ -60,7 +64,7 @@ class Console:
 
     def _print(self, content: RenderableType, stream: Any) -> None:
         if isinstance(content, str):
-            print(_CONTROL.sub(lambda found: ascii(found[0])[1:-1], content), file=stream, flush=True)
+            print(harmless(content), file=stream, flush=True)
         else:
             from rich.console import Console as RichConsole
 
@@ -124,7 +128,7 @@ class _BarProgress:
 
     def update(self, done: float, description: str | None = None, rate: str | None = None) -> None:
         rate = rate or f"{(done - self.begun) / max(time.monotonic() - self.start, 1e-3):.3g} {self.unit}/s"
-        self.bar.update(self.task, completed=done, description=description, rate=rate)
+        self.bar.update(self.task, completed=done, description=description and harmless(description), rate=rate)
 
 
 class _PlainProgress:
@@ -135,7 +139,7 @@ class _PlainProgress:
         self.start: float | None = None
 
     def update(self, done: float, description: str | None = None, rate: str | None = None) -> None:
-        self.description = description or self.description
+        self.description = harmless(description or self.description)
         now = time.monotonic()
         if self.start is None:
             self.start = self.shown = now

@@ -10,7 +10,18 @@ import typer
 
 from upscaler.cli.console import Console, Progress
 from upscaler.cli.labels import labelled
-from upscaler.cli.options import Alpha, Debug, Device, Json, Memory, Numbers, Overwrite, Precision, check_free
+from upscaler.cli.options import (
+    Alpha,
+    Debug,
+    Device,
+    Json,
+    Memory,
+    Numbers,
+    Overwrite,
+    Precision,
+    check_free,
+    refuse_given,
+)
 from upscaler.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,6 +37,7 @@ _ROW_PIXELS = 300
 
 
 def evaluate(
+    context: typer.Context,
     references: Annotated[
         Path, typer.Option("--references", metavar="HR_DIR", help="The pictures to compare with, at full size.")
     ],
@@ -89,6 +101,8 @@ def evaluate(
 ) -> None:
     """Measure models, or given pictures, against reference pictures."""
     console = Console(json=json)
+    if not model:
+        refuse_given(context, {"alpha", "device", "precision", "memory"}, "{} is for --model")
     results, named = labelled([*(folders or ()), *(pictures or ())], model or [], "bicubic")
     if alpha is not None:
         named = {f"{label}, alpha {alpha:g}": name for label, name in named.items()}

@@ -133,7 +133,10 @@ def export(
     )
     console.result("\n".join(map(str, files)))
     if check:
-        console.notice(f"{check.runtime} gives the same pictures, with a largest difference of {check.difference:.2g}")
+        rounded = " as srup with weights of 16 bits" if fp16 else ""
+        console.notice(
+            f"{check.runtime} gives the same pictures{rounded}, with a largest difference of {check.difference:.2g}"
+        )
     else:
         runtime = export_checks.runtime_of(to.value)
         console.notice(f"not checked, as {runtime} is not installed; to check exports, run: pip install {runtime}")

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from upscaler.cli.console import harmless
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -28,7 +30,7 @@ def terminal_table(title: str, names: Sequence[str], headings: Sequence[str], ro
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    drawn = Table(title=Text(harmless(title)), title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     for heading in names:
         drawn.add_column(f"\n{heading}", overflow="fold")
     for heading in headings:
@@ -37,7 +39,7 @@ def terminal_table(title: str, names: Sequence[str], headings: Sequence[str], ro
             heading.replace("-", "\n") if "-" in heading else f"\n{heading}", justify="right", no_wrap=True
         )
     for left, numbers in rows:
-        drawn.add_row(*map(Text, left), *numbers)
+        drawn.add_row(*(Text(harmless(name)) for name in left), *numbers)
     return drawn
 
 

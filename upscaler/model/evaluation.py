@@ -199,7 +199,7 @@ class _Usage:
             return
         self._over.set()
         self._sampler.join()
-        self.memory = self._peak - self._before if self._peak else None
+        self.memory = self._peak - self._before
 
     def _sample(self) -> None:
         # The kernel's own high-water mark is of the process's whole life.

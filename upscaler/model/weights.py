@@ -169,11 +169,21 @@ def _read_torch(path: Path, *, zipped: bool) -> dict[str, Tensor]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return _unwrapped(torch.load(path, map_location="cpu", weights_only=True))
+            tensors = _unwrapped(torch.load(path, map_location="cpu", weights_only=True))
         except Exception as error:  # hostile bytes make the unpickler raise anything
             if isinstance(error, pickle.UnpicklingError) and (name := _foreign_name(path.read_bytes()[start:])):
                 raise ValueError(f"it contains code ({name}) and was refused; only plain weights are read") from None
             raise ValueError("the PyTorch file is damaged or cut off, or holds more than plain weights") from error
+    _check_claims(tensors, path.stat().st_size)
+    return tensors
+
+
+def _check_claims(tensors: Mapping[str, Tensor], size: int) -> None:
+    """Refuse a file of so many bytes whose tensors hold more: what it left out would be whatever lies in memory."""
+    plain = [tensor for tensor in tensors.values() if tensor.layout == torch.strided]
+    stored = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in plain}
+    if max(sum(stored.values()), sum(tensor.numel() * tensor.element_size() for tensor in plain)) > size:
+        raise ValueError("its tensors claim more than the file holds; it was refused")
 
 
 def _pickle_start(path: Path) -> int:
@@ -193,6 +203,8 @@ def _pickle_start(path: Path) -> int:
         raise ValueError("it is a zip archive, not a PyTorch file; unpack it first")
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
         raise ValueError("it is a compressed archive, which PyTorch does not write; it was refused")
+    if sum(member.file_size for member in members) > path.stat().st_size:
+        raise ValueError("its parts claim more than the file holds; it was refused")
     header = members[names.index("data.pkl")].header_offset
     with path.open("rb") as file:
         file.seek(header + 26)

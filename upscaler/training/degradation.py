@@ -239,7 +239,7 @@ def preset_sheet(picture: NDArray[np.uint8], scale: int, seed: int) -> NDArray[n
     Raises:
         ValueError: the picture is smaller than one LR pixel.
     """
-    side = _SHEET_SIDE // scale * scale
+    side = max(_SHEET_SIDE // scale, 1) * scale
     height, width = (min(length // scale * scale, side) for length in picture.shape[:2])
     if not height or not width:
         raise ValueError(f"a picture of {picture.shape[0]}x{picture.shape[1]} cannot be reduced by {scale}")

@@ -63,7 +63,7 @@ class Rules:
         found: list[Box] = []
         for size in self.sizes:
             rows, columns = (edge - edge % self.multiple for edge in scaled_size(height, width, size))
-            if size == 1 or min(rows, columns) >= SMALLEST:
+            if min(rows, columns) >= (1 if size == 1 else SMALLEST):
                 found += [Box(*box, size) for box in self.crops.boxes(rows, columns)]
         return found
 
@@ -152,7 +152,7 @@ def inspect(source: Source, rules: Rules, benchmarks: Benchmarks, scale: int | N
     height, width = pixels.shape[:2]
     boxes = rules.boxes(height, width)
     if not boxes:
-        least = rules.crops.size or SMALLEST
+        least = max(rules.crops.size or SMALLEST, rules.multiple)
         share = max(rules.sizes)
         of = f"{width} x {height} pixels" + ("" if share == 1 else f", taken at {share:g} of that,")
         return refused("small", f"{of} are too few for a crop of {least}", pixels)

@@ -26,6 +26,7 @@ from upscaler.training.config import recipe
 from upscaler.training.orders import Order
 from upscaler.training.processes import Processes
 from upscaler.training.readings import (
+    ROLLBACKS,
     Alarm,
     Event,
     Finished,
@@ -43,7 +44,6 @@ from upscaler.training.underway import UnderWay
 
 Notify = Callable[[Event | Stepped], None]
 
-_ROLLBACKS = 3
 _ROLLBACK_FACTOR = 0.5
 # An alarm takes a few readings to be told; what was saved since then may be ill already.
 _READINGS_TO_NOTICE = 5
@@ -194,7 +194,7 @@ class Run:
         """``rollback``, ``alarm`` to stop, or nothing."""
         if self.order.on_alarm == "warn" or not any(alarm.severe for alarm in alarms):
             return None
-        return "rollback" if self.order.on_alarm == "rollback" and self._rollbacks < _ROLLBACKS else "alarm"
+        return "rollback" if self.order.on_alarm == "rollback" and self._rollbacks < ROLLBACKS else "alarm"
 
     def _reason_to_stop(self) -> str | None:
         late = self._deadline is not None and time.monotonic() >= self._deadline

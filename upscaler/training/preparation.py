@@ -238,7 +238,14 @@ class _Run:
 
     def _inspected(self, sources: Sequence[Source], benchmarks: Sequence[Source]) -> list[Inspection]:
         rules, scale = self.settings.rules, self.settings.storage.scale
-        known = [FORMAT, asdict(rules), scale, [[test.name, *test.digests] for test in benchmarks]]
+        # Without a degradation to make them by, LR pictures are given, and a source without one is left out.
+        known = [
+            FORMAT,
+            asdict(rules),
+            scale,
+            self.settings.storage.degradation,
+            [[test.name, *test.digests] for test in benchmarks],
+        ]
         with Journal(self.folder / JOURNAL, _digest(known)) as journal:
             missing = [source for source in sources if journal.find(source) is None]
             if missing:

@@ -31,6 +31,8 @@ from numpy.typing import NDArray
 
 from upscaler.model.evaluation import Scores
 
+ROLLBACKS = 3
+"""How often a run goes back to a checkpoint at most."""
 TERMS = ("pixel", "feature", "texture", "evenness", "adversarial")
 """Of the generator's loss."""
 

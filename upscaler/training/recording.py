@@ -18,6 +18,7 @@ from upscaler.saving import explained
 from upscaler.training.board import Board
 from upscaler.training.history import event_line, forget_after
 from upscaler.training.readings import (
+    ROLLBACKS,
     Alarm,
     Event,
     Finished,
@@ -181,7 +182,9 @@ def log_line(event: Event) -> str:
             return f"step {event.step:,}: checkpoint {event.path.name}"
         case RolledBack():
             rates = f"learning rates are now {event.rate_factor:g} of what they would be"
-            return f"step {event.step:,}: rolled back to step {event.to:,}, rollback {event.count} of 3; {rates}"
+            return (
+                f"step {event.step:,}: rolled back to step {event.to:,}, rollback {event.count} of {ROLLBACKS}; {rates}"
+            )
         case Finished():
             return f"step {event.step:,}: {'; '.join([_WHY.get(event.why, event.why), *_afterwards(event)])}"
 

@@ -23,7 +23,8 @@ def write_samples(path: Path, pictures: Pictures) -> None:
         UserError: it cannot be written.
     """
     chosen = np.unique(np.linspace(0, len(pictures) - 1, COLUMNS * ROWS).round().astype(int)).tolist()
-    cells = [_cell(pictures, index) for index in chosen]
+    edge = min(EDGE, max(max(pictures.hr(index).shape) for index in chosen))
+    cells = [_cell(pictures, index, edge) for index in chosen]
     height, width = cells[0].shape[:2]
     columns = min(COLUMNS, len(cells))
     rows = -(-len(cells) // columns)
@@ -34,22 +35,21 @@ def write_samples(path: Path, pictures: Pictures) -> None:
     write_picture(path, PictureWithMetadata(sheet, Metadata()))
 
 
-def _cell(pictures: Pictures, index: int) -> Picture:
+def _cell(pictures: Pictures, index: int, edge: int) -> Picture:
     hr = pictures.hr(index)
     scale = pictures.scale or 1
-    shown = [_middle(hr, scale, 1)]
+    shown = [_middle(hr, edge, scale, 1)]
     if pictures.scale:
-        shown.append(_middle(pictures.lr(index), 1, scale))
+        shown.append(_middle(pictures.lr(index), edge, 1, scale))
     return np.concatenate(shown, axis=1)
 
 
-def _middle(picture: Picture, multiple: int, times: int) -> Picture:
-    """The middle of a picture, every pixel repeated, on a square of ``EDGE``."""
-    square = np.full((EDGE, EDGE, 3), _BACKGROUND, np.uint8)
-    edges = [min(length, EDGE // times // multiple * multiple) for length in picture.shape[:2]]
-    top, left = (
-        (length - edge) // 2 // multiple * multiple for length, edge in zip(picture.shape, edges, strict=False)
-    )
-    part = picture[top : top + edges[0], left : left + edges[1]].repeat(times, axis=0).repeat(times, axis=1)
+def _middle(picture: Picture, edge: int, multiple: int, times: int) -> Picture:
+    """The middle of a picture, every pixel repeated, on a square."""
+    square = np.full((edge, edge, 3), _BACKGROUND, np.uint8)
+    height, width = (min(length, edge // times // multiple * multiple) for length in picture.shape[:2])
+    top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
+    top, left = top // multiple * multiple, left // multiple * multiple
+    part = picture[top : top + height, left : left + width].repeat(times, axis=0).repeat(times, axis=1)
     square[: part.shape[0], : part.shape[1]] = part
     return square
