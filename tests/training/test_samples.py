@@ -20,6 +20,7 @@ class Same:
 
     def __init__(self, count: int, edge: int) -> None:
         self.count, self.edge = count, edge
+        self.sizes = np.full((count, 2), edge)
 
     def __len__(self) -> int:
         return self.count

@@ -139,7 +139,7 @@ class _PlainProgress:
         self.start: float | None = None
 
     def update(self, done: float, description: str | None = None, rate: str | None = None) -> None:
-        self.description = harmless(description or self.description)
+        self.description = description or self.description
         now = time.monotonic()
         if self.start is None:
             self.start = self.shown = now
@@ -153,7 +153,7 @@ class _PlainProgress:
         left = elapsed * (self.total - done) / made
         rate = rate or f"{made / self.divisor / elapsed:.3g} {self.unit}/s"
         print(
-            f"{self.description}: {done / self.total:.0%}, {rate}, {duration(left)} left",
+            f"{harmless(self.description)}: {done / self.total:.0%}, {rate}, {duration(left)} left",
             file=sys.stderr,
             flush=True,
         )

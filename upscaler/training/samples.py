@@ -23,7 +23,7 @@ def write_samples(path: Path, pictures: Pictures) -> None:
         UserError: it cannot be written.
     """
     chosen = np.unique(np.linspace(0, len(pictures) - 1, COLUMNS * ROWS).round().astype(int)).tolist()
-    edge = min(EDGE, max(max(pictures.hr(index).shape) for index in chosen))
+    edge = min(EDGE, int(pictures.sizes[chosen].max()))
     cells = [_cell(pictures, index, edge) for index in chosen]
     height, width = cells[0].shape[:2]
     columns = min(COLUMNS, len(cells))
