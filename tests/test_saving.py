@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,19 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
         file.writelines([b"half", "no bytes"])  # type: ignore[list-item]
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    place, link = tmp_path / "elsewhere/a", tmp_path / "link"
+    link.symlink_to(place)
+    for content in (b"first", b"second"):
+        with whole_file(link) as file:
+            file.write(content)
+        assert link.is_symlink()
+        assert place.read_bytes() == content
+    assert [*place.parent.iterdir()] == [place]
 
 
 def test_a_place_that_is_none_is_one_line(tmp_path: Path) -> None:

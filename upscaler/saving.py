@@ -21,20 +21,22 @@ LOCK = ".lock"
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write, in binary; it gets its name when the block ends without an error.
 
-    What had the name before stays as it was until then. The folder is made if it is missing.
+    What had the name before stays as it was until then; a link stays a link, and what it points to is replaced. The
+    folder is made if it is missing.
 
     Raises:
         UserError: it cannot be written, for example for want of space.
     """
-    part = path.with_name(f".srup-{secrets.token_hex(8)}.part")
+    target = Path(os.path.realpath(path))  # which no circle of links upsets
+    part = target.with_name(f".srup-{secrets.token_hex(8)}.part")
     try:
         with explained(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
             with part.open("xb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            part.replace(path)
+            part.replace(target)
     finally:
         with suppress(OSError):  # what has failed before is what counts
             part.unlink(missing_ok=True)

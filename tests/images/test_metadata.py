@@ -233,10 +233,22 @@ def test_hostile_exif_never_raises(changes: list[tuple[int, int]], length: int) 
     assert cleaned is None or loaded(cleaned)[0x0112] == 1
 
 
-def test_exif_too_large_for_jpeg_does_not_stop_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp", "avif"])
+@pytest.mark.parametrize(("note", "kept"), [(65_000, 65_000), (100_000, 0)])
+def test_exif_too_large_loses_the_note_of_the_maker_alone(tmp_path: Path, suffix: str, note: int, kept: int) -> None:
     exif = Image.Exif()
     exif[0x010F] = "Maker"
-    exif.get_ifd(0x8769)[0x927C] = bytes(100_000)
+    exif.get_ifd(0x8769)[0x927C] = bytes(note)
+    path = write(tmp_path / f"a.{suffix}", Metadata(exif=exif.tobytes()))
+    with Image.open(path) as image:
+        found = image.getexif()
+        assert found[0x010F] == "Maker"
+        assert len(found.get_ifd(0x8769).get(0x927C, b"")) == kept
+
+
+def test_exif_too_large_for_jpeg_does_not_stop_it(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "Maker" * 20_000
     assert open_picture(write(tmp_path / "a.jpg", Metadata(exif=exif.tobytes()))).width == 32
 
 

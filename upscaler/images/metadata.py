@@ -18,7 +18,7 @@ _CM_PER_INCH = 2.54
 
 _ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 0x0112, 0x011A, 0x011B, 0x0128
 _EXIF_IFD, _GPS_IFD = 0x8769, 0x8825
-_PIXEL_X, _PIXEL_Y = 0xA002, 0xA003
+_PIXEL_X, _PIXEL_Y, _MAKER_NOTE = 0xA002, 0xA003, 0x927C
 
 _DESCRIPTIVE = frozenset(
     (0x010D, 0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x013C, 0x8298, 0x4746, 0x4749, _EXIF_IFD, _GPS_IFD)
@@ -28,6 +28,8 @@ _DESCRIPTIVE = frozenset(
 # Silencing warnings is not safe between threads, and pictures are read in one and written in another.
 _ONE_AT_A_TIME = Lock()
 _EXIF_MAGIC = b"Exif\0\0"
+_EXIF_BYTES = 65_533
+"""The room of a JPEG's segment; libvips leaves out a longer block in all formats but TIFF."""
 _ICC_SPACE = slice(16, 20)
 _ICC_MAGIC = slice(36, 40)
 
@@ -75,6 +77,8 @@ def pixels_per_mm(dpi: tuple[float, float]) -> tuple[float, float]:
 
 def upright_exif(block: bytes | None, width: int, height: int) -> bytes | None:
     """An EXIF block for upright pixels of that size: orientation 1, sizes updated, no thumbnail.
+
+    The maker's note, which no other program can read after a change, makes way where the block would be too long.
 
     Returns:
         None for no block, and for one that cannot be understood or says nothing of the photograph.
@@ -136,7 +140,10 @@ def _upright(exif: Exif, width: int, height: int) -> bytes | None:
         if tag in details:
             details[tag] = size
     exif.get_ifd(_GPS_IFD)
-    return exif.tobytes()
+    if len(block := exif.tobytes()) > _EXIF_BYTES and _MAKER_NOTE in details:
+        del details[_MAKER_NOTE]
+        block = exif.tobytes()
+    return block
 
 
 def _parsed(use: Callable[[Exif], Result]) -> Result | None:

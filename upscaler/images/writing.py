@@ -126,7 +126,7 @@ class PictureWriter:
             raise UserError(f"a quality of {quality} is not possible; it must be 1 to 100")
         self.path = Path(path)
         # A link stays a link: what it points to is replaced.
-        self._target = self.path.resolve()
+        self._target = Path(os.path.realpath(self.path))
         self._shape = (height, width, channels)
         self._dtype = np.uint8 if depth == 8 else np.uint16
         self._format = _format(self.path, format)
@@ -138,7 +138,7 @@ class PictureWriter:
         self._failure: Exception | None = None
 
     def __enter__(self) -> PictureWriter:
-        self._temporary = self._target.with_name(f".srup-{secrets.token_hex(8)}.tmp")
+        self._temporary = self._target.with_name(f".srup-{secrets.token_hex(8)}.part")
         try:
             self._target.parent.mkdir(parents=True, exist_ok=True)
             self._file: BinaryIO = self._temporary.open("x+b")
