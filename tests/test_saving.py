@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
 
 from upscaler.errors import UserError
-from upscaler.saving import whole_file, whole_folder, write_together
+from upscaler.saving import check_place, whole_file, whole_folder, write_together
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
@@ -38,6 +39,24 @@ def test_a_link_stays_one(tmp_path: Path) -> None:
         assert link.is_symlink()
         assert place.read_bytes() == content
     assert [*place.parent.iterdir()] == [place]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="it has other permissions")
+def test_permissions_stay(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.touch(0o600)
+    with whole_file(path) as file:
+        file.write(b"new")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_the_place_of_a_link_is_what_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "file/below")
+    with pytest.raises(UserError, match=r"link: .*file is not a folder"):
+        check_place(link)
 
 
 def test_a_place_that_is_none_is_one_line(tmp_path: Path) -> None:

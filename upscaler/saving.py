@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -21,8 +22,8 @@ LOCK = ".lock"
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write, in binary; it gets its name when the block ends without an error.
 
-    What had the name before stays as it was until then; a link stays a link, and what it points to is replaced. The
-    folder is made if it is missing.
+    What had the name before stays as it was until then, and passes its permissions on; a link stays a link, and what
+    it points to is replaced. The folder is made if it is missing. What is written can be read again in the block.
 
     Raises:
         UserError: it cannot be written, for example for want of space.
@@ -32,14 +33,28 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     try:
         with explained(path):
             target.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("xb") as file:
+            with part.open("x+b") as file:
+                if target.exists():
+                    part.chmod(stat.S_IMODE(target.stat().st_mode))
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(target)
+            _sync_folder(target.parent)
     finally:
         with suppress(OSError):  # what has failed before is what counts
             part.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name last through a power cut. Windows has no such call for folders."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_together(files: Mapping[Path, bytes]) -> None:
@@ -136,7 +151,7 @@ def check_place(path: Path) -> None:
     """
     if path.exists() and not path.is_file():
         raise UserError(f"cannot write {path}: it is {'a folder' if path.is_dir() else 'no regular file'}")
-    folder = path.parent
+    folder = (Path(os.path.realpath(path)) if path.is_symlink() else path).parent
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if not folder.is_dir():

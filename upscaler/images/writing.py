@@ -6,13 +6,11 @@ The bands go through a pipe to a thread in which libvips saves the format that w
 from __future__ import annotations
 
 import os
-import secrets
-import stat
-from contextlib import suppress
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +29,7 @@ from upscaler.images.formats import (
 )
 from upscaler.images.metadata import Metadata
 from upscaler.images.pipes import PngStream
-from upscaler.saving import check_place
+from upscaler.saving import check_place, whole_file
 
 _DRAIN_BYTES = 2**20
 _STREAMED_BYTES = 2**24
@@ -125,8 +123,6 @@ class PictureWriter:
         if quality is not None and not 1 <= quality <= 100:
             raise UserError(f"a quality of {quality} is not possible; it must be 1 to 100")
         self.path = Path(path)
-        # A link stays a link: what it points to is replaced.
-        self._target = Path(os.path.realpath(self.path))
         self._shape = (height, width, channels)
         self._dtype = np.uint8 if depth == 8 else np.uint16
         self._format = _format(self.path, format)
@@ -138,21 +134,15 @@ class PictureWriter:
         self._failure: Exception | None = None
 
     def __enter__(self) -> PictureWriter:
-        self._temporary = self._target.with_name(f".srup-{secrets.token_hex(8)}.part")
-        try:
-            self._target.parent.mkdir(parents=True, exist_ok=True)
-            self._file: BinaryIO = self._temporary.open("x+b")
-            if self._target.exists():
-                self._temporary.chmod(stat.S_IMODE(self._target.stat().st_mode))
-        except OSError as error:
-            with suppress(OSError):
-                self._temporary.unlink(missing_ok=True)
-            raise self._failed(error) from error
-        receiving, sending = os.pipe()
-        self._stream = PngStream(os.fdopen(sending, "wb", buffering=0))
-        # A daemon: a second Ctrl-C while libvips is encoding shall not have to wait for it.
-        self._saver = Thread(target=self._save, args=(receiving,), daemon=True)
-        self._saver.start()
+        with ExitStack() as begun:
+            self._file = begun.enter_context(whole_file(self.path))
+            receiving, sending = os.pipe()
+            self._stream = PngStream(os.fdopen(sending, "wb", buffering=0))
+            # A daemon: a second Ctrl-C while libvips is encoding shall not have to wait for it.
+            self._saver = Thread(target=self._save, args=(receiving,), daemon=True)
+            self._saver.start()
+            begun.push(self._end)
+            self._ends = begun.pop_all()
         return self
 
     def write(self, rows: Pixels) -> None:
@@ -181,31 +171,17 @@ class PictureWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if kind is None and self._written == self._shape[0]:
-                self._stream.end()
-            self._stream.close()
-            self._saver.join()
-            if kind is None:
-                self._finish()
-        finally:
-            # Closing may try once more to write what did not fit; the reason was told already.
-            with suppress(OSError):
-                self._file.close()
-            self._temporary.unlink(missing_ok=True)
+        self._ends.__exit__(kind, error, trace)
 
-    def _finish(self) -> None:
-        if self._written != self._shape[0]:
+    def _end(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self._written == self._shape[0]:
+            self._stream.end()
+        self._stream.close()
+        self._saver.join()
+        if kind is None and self._written != self._shape[0]:
             raise ValueError(f"{self._written} rows of a picture of {self._shape[0]}")
-        if self._failure is not None:
+        if kind is None and self._failure is not None:
             raise self._failure
-        try:
-            os.fsync(self._file.fileno())
-            self._file.close()
-            self._temporary.replace(self._target)
-            _sync_folder(self._target.parent)
-        except OSError as error:
-            raise self._failed(error) from error
 
     def _save(self, receiving: int) -> None:
         try:
@@ -240,14 +216,3 @@ def _format(path: Path, format: str | None) -> str:
         what = f"the suffix {path.suffix} is not known" if path.suffix else "its name has no suffix"
         raise UserError(f"cannot write {path}: {what}; use one of {known}, or --format")
     return name
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name last through a power cut. Windows has no such call for folders."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
