@@ -437,6 +437,23 @@ def test_one_frame_is_no_animation(tmp_path: Path, format: str) -> None:
     assert open_picture(tmp_path / "a").height == 40
 
 
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_ycbcr_is_not_taken_for_rgb(tmp_path: Path, compression: str | None) -> None:
+    Image.fromarray(smooth()).convert("YCbCr").save(tmp_path / "a.tif", compression=compression)
+    assert "its colours are YCbCr; convert it to RGB first" in refusal(tmp_path / "a.tif")
+
+
+def test_ycbcr_in_a_jpeg_within_a_tiff(tmp_path: Path) -> None:
+    Image.fromarray(smooth()).convert("YCbCr").save(tmp_path / "a.tif", compression="jpeg")
+    assert np.abs(open_picture(tmp_path / "a.tif").read().pixels - smooth().astype(int)).mean() < 3
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such files there")
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    assert "it is no regular file" in refusal(tmp_path / "a.png")
+
+
 def test_file_that_changed(tmp_path: Path) -> None:
     file = open_picture(write(tmp_path / "a.png", smooth()))
     write(tmp_path / "a.png", smooth(20, 20))

@@ -118,6 +118,19 @@ def test_globs_and_lists() -> None:
     ]
 
 
+@pytest.mark.usefixtures("folder")
+def test_folders_that_match_are_searched_where_it_is_recursive() -> None:
+    assert pairs(plan_jobs(["*"], "out", SUFFIXES)) == [("a.png", "out/a.png"), ("b.JPG", "out/b.JPG")]
+    assert pairs(plan_jobs(["*"], "out", SUFFIXES, recursive=True)) == [
+        ("a.png", "out/a.png"),
+        ("b.JPG", "out/b.JPG"),
+        ("in/c.png", "out/in/c.png"),
+        ("in/deep/d.tif", "out/in/deep/d.tif"),
+    ]
+    found = pairs(plan_jobs(["in/**"], "out", SUFFIXES, recursive=True))
+    assert found == [("in/c.png", "out/c.png"), ("in/deep/d.tif", "out/d.tif")]
+
+
 def test_a_name_with_the_signs_of_a_pattern_is_a_name(folder: Path) -> None:
     (folder / "x[1].png").touch()
     assert pairs(plan_jobs(["x[1].png"], None, SUFFIXES)) == [("x[1].png", "x[1]-upscaled.png")]
@@ -134,7 +147,8 @@ def test_gif_becomes_png(folder: Path) -> None:
     [
         (["none.png"], None, None, "none.png does not exist"),
         (["*.bmp"], None, None, r"nothing matches \*\.bmp"),
-        (["*.txt"], None, None, "no picture among the inputs"),
+        (["*.txt"], None, None, r"no picture matches \*\.txt"),
+        (["a.png", "*.txt"], None, None, r"no picture matches \*\.txt"),
         (["in/.git"], None, None, None),
         (["in/deep"], None, None, None),
         (["a.png"], "result", None, "result has no extension.*--format"),

@@ -166,8 +166,15 @@ class pyvips_image:  # noqa: N801 - reads as a function
     def __exit__(self, *_: object) -> None: ...
 
 
-def test_broken_profile_goes(tmp_path: Path) -> None:
-    assert open_picture(write(tmp_path / "a.png", Metadata(icc=b"no profile"))).metadata.icc is None
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp", "avif"])
+@pytest.mark.parametrize("profile", [b"no profile", SRGB[:-1], SRGB[:100], bytes(4) + SRGB[4:]])
+def test_broken_profile_goes(tmp_path: Path, suffix: str, profile: bytes) -> None:
+    assert open_picture(write(tmp_path / f"a.{suffix}", Metadata(icc=profile))).metadata.icc is None
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp", "avif"])
+def test_what_stands_behind_a_profile_goes(tmp_path: Path, suffix: str) -> None:
+    assert open_picture(write(tmp_path / f"a.{suffix}", Metadata(icc=SRGB + b"\0"))).metadata.icc == SRGB
 
 
 def test_tiff_of_a_foreign_program(tmp_path: Path) -> None:
@@ -366,6 +373,7 @@ LAUGHS = f'<!DOCTYPE x [<!ENTITY a "ha">{_ENTITIES}]><r:RDF xmlns:r="{RDF}">&j;<
         LAUGHS.encode(),
         LAUGHS.encode("utf-16"),
         b"<a>" * 50_000 + b"</a>" * 50_000,
+        *(f'{"<a>" * depth}<r:RDF xmlns:r="{RDF}"/>{"</a>" * depth}'.encode() for depth in (100, 970, 980, 990)),
         f'<r:RDF xmlns:r="{RDF}">{"<a/>" * 300_000}</r:RDF>'.encode(),
         f'<r:RDF xmlns:r="{RDF}">{" " * 2**23}</r:RDF>'.encode(),
     ],

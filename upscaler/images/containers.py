@@ -9,6 +9,8 @@ from upscaler.images.metadata import exif_directory, upright_tiff_exif
 
 _IFD_POINTERS = frozenset((0x8769, 0x8825))
 _LONG8 = 16
+_COMPRESSION, _PHOTOMETRIC = 259, 262
+_JPEG, _YCBCR = 7, 6
 _LARGEST_XMP = 2**22
 _XMP_APPLICATION = b"\x21\xff\x0bXMP DataXMP"
 # Walks a decoder that skips unknown blocks by their length byte out of the packet, wherever it enters.
@@ -42,6 +44,13 @@ def tiff_exif(file: BinaryIO, width: int, height: int) -> bytes | None:
     return upright_tiff_exif(file, tiff.order, tiff.big, tiff.first, width, height)
 
 
+def is_plain_ycbcr(file: BinaryIO) -> bool:
+    """Whether the first picture of a sound TIFF file has YCbCr outside of JPEG, which libvips takes for RGB."""
+    tiff = _tiff(file)
+    values = {tag: struct.unpack(f"{tiff.order}H", value[:2])[0] for tag, _, _, value in _directory(file, tiff)}
+    return values.get(_PHOTOMETRIC) == _YCBCR and values.get(_COMPRESSION) != _JPEG
+
+
 def add_tiff_exif(file: BinaryIO, block: bytes) -> None:
     """Put an EXIF block into the first directory of a TIFF file that was written complete.
 
@@ -51,9 +60,7 @@ def add_tiff_exif(file: BinaryIO, block: bytes) -> None:
         OSError: the file cannot be written.
     """
     tiff = _tiff(file)
-    file.seek(tiff.first)
-    (count,) = tiff.length.unpack(file.read(tiff.length.size))
-    own = list(tiff.entry.iter_unpack(file.read(count * tiff.entry.size)))
+    own = _directory(file, tiff)
     following = file.read(tiff.number.size)
     end = file.seek(0, 2)
     end += file.write(b"\0" * (end % 2))
@@ -123,3 +130,10 @@ def _tiff(file: BinaryIO) -> _Tiff:
     big = struct.unpack_from(order + "H", head, 2)[0] == 43
     pointer = 8 if big else 4
     return _Tiff(order, big, pointer, struct.unpack_from(order + ("Q" if big else "L"), head, pointer)[0])
+
+
+def _directory(file: BinaryIO, tiff: _Tiff) -> list[tuple[int, int, int, bytes]]:
+    """Tag, type, count and value of each entry of the first directory; the file stands behind them then."""
+    file.seek(tiff.first)
+    (count,) = tiff.length.unpack(file.read(tiff.length.size))
+    return list(tiff.entry.iter_unpack(file.read(count * tiff.entry.size)))

@@ -43,6 +43,7 @@ def plan_jobs(
     Args:
         inputs: files, folders or glob patterns. Folders keep their tree below the output folder. Results of earlier
             runs in folders and patterns are passed over: the output folder, and ``NAME-upscaled`` beside ``NAME``.
+            Folders that match a pattern are those inside a folder: they are searched where it is ``recursive``.
         output: for one named file its result, or the folder it goes to; for everything else a folder.
             None: beside the one file as ``NAME-upscaled``, or in the folder ``upscaled``.
         suffixes: of picture files, in lower case, and the format each stands for.
@@ -109,11 +110,19 @@ def _find(name: str, output: Path, suffixes: Mapping[str, str], recursive: bool)
     if not matches:
         raise UserError(f"nothing matches {name}")
     base = fixed_part(path)
+    folders = [match for match in matches if match.is_dir()] if recursive else []
+    inside = [
+        _Found(file, file.relative_to(folder.parent))
+        for folder in folders
+        for file in pictures_in(folder, suffixes, recursive=True)
+    ]
     pictures = [match for match in matches if match.is_file() and match.suffix.lower() in suffixes]
-    names = {str(picture.with_suffix("")) for picture in pictures}
-    for match in pictures:
-        if not _is_result(match, base, output, names):
-            yield _Found(match, Path(match.name))
+    inside += [_Found(match, Path(match.name)) for match in pictures]
+    names = {str(item.path.with_suffix("")) for item in inside}
+    inside = [item for item in inside if not _is_result(item.path, base, output, names)]
+    if not inside:
+        raise UserError(f"no picture matches {name}")
+    yield from inside
 
 
 def _is_result(path: Path, searched: Path, output: Path, names: Set[str]) -> bool:

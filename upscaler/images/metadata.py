@@ -30,6 +30,7 @@ _ONE_AT_A_TIME = Lock()
 _EXIF_MAGIC = b"Exif\0\0"
 _EXIF_BYTES = 65_533
 """The room of a JPEG's segment; libvips leaves out a longer block in all formats but TIFF."""
+_ICC_HEADER = 128
 _ICC_SPACE = slice(16, 20)
 _ICC_MAGIC = slice(36, 40)
 
@@ -52,10 +53,15 @@ class Metadata:
 
 
 def fitting_icc(icc: bytes | None, channels: int) -> bytes | None:
-    """The profile if it is for the colours of a picture of that many channels (1 and 2 are grey), else None."""
+    """The profile if it is whole and for the colours of a picture of that many channels (1 and 2 are grey), else None.
+
+    It states its length; libpng refuses a profile with anything behind that.
+    """
     space = b"GRAY" if channels < 3 else b"RGB "
-    fits = icc is not None and icc[_ICC_SPACE] == space and icc[_ICC_MAGIC] == b"acsp"
-    return icc if fits else None
+    if icc is None or icc[_ICC_SPACE] != space or icc[_ICC_MAGIC] != b"acsp":
+        return None
+    length = int.from_bytes(icc[:4], "big")
+    return icc[:length] if _ICC_HEADER <= length <= len(icc) else None
 
 
 def dots_per_inch(per_mm: tuple[float, float]) -> tuple[float, float] | None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from upscaler.errors import UserError
-from upscaler.images.containers import is_sequence, tiff_exif
+from upscaler.images.containers import is_plain_ycbcr, is_sequence, tiff_exif
 from upscaler.images.formats import (
     Pixels,
     bitmap,
@@ -142,6 +142,8 @@ def open_picture(path: str | Path, *, first_frame: bool = False, trusted: bool =
             _refuse_bomb(path, raw.width * raw.height, raw.width * raw.height * raw.bands * sample)
         if not first_frame:
             _refuse_frames(path, format, raw)
+        if format == "tiff":
+            _refuse_ycbcr(path)
         image = _in_kind(path, _upright(path, format))
         return PictureFile(
             path=path,
@@ -179,8 +181,10 @@ def format_of(path: Path) -> str:
     Raises:
         OSError, UserError: it cannot be read, or is none of the seven.
     """
-    if path.is_dir():
-        raise UserError(f"cannot read {path}: it is a folder, not a picture")
+    if path.exists() and not path.is_file():
+        raise UserError(
+            f"cannot read {path}: it is {'a folder, not a picture' if path.is_dir() else 'no regular file'}"
+        )
     with path.open("rb") as file:
         head = file.read(64)
     if not head:
@@ -225,7 +229,15 @@ def _refuse_frames(path: Path, format: str, image: Any) -> None:
         with path.open("rb") as file:
             several = several or ("several frames" if is_sequence(file, format) else "")
     if several:
-        raise UserError(f"cannot read {path}: it has {several}; pass --first-frame to take the first")
+        raise UserError(
+            f"cannot read {path}: it has {several}; save one by itself, or pass --first-frame where a command has it"
+        )
+
+
+def _refuse_ycbcr(path: Path) -> None:
+    with path.open("rb") as file:
+        if is_plain_ycbcr(file):
+            raise UserError(f"cannot read {path}: its colours are YCbCr; convert it to RGB first")
 
 
 def _upright(path: Path, format: str) -> Any:

@@ -17,6 +17,8 @@ _XMLNS = "http://www.w3.org/2000/xmlns/"
 # A tree takes about a kilobyte for each node; files from a camera or a photo editor hold a few thousand.
 _LARGEST = 2**22
 _MOST_NODES = 200_000
+# The tree is walked by recursion; packets are about ten deep.
+_DEEPEST = 100
 _EMPTY = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
     f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{_RDF}"/></x:xmpmeta>'
@@ -79,11 +81,16 @@ def _parsed(packet: bytes | None) -> Document | None:
         if "<!DOCTYPE" in text or text.count("<") + text.count("=") > _MOST_NODES:
             return None
         document = parseString(text)  # noqa: S318 - no entities get here
-        # A tree too deep to be written again is as good as broken.
-        document.toxml()
-    except (ExpatError, ValueError, RecursionError):
+    except (ExpatError, ValueError):
         return None
-    return document if document.getElementsByTagNameNS(_RDF, "RDF") else None
+    return document if not _too_deep(document) and document.getElementsByTagNameNS(_RDF, "RDF") else None
+
+
+def _too_deep(document: Document) -> bool:
+    level: list[Any] = list(document.childNodes)
+    for _ in range(_DEEPEST):
+        level = [child for node in level for child in node.childNodes]
+    return bool(level)
 
 
 def _set_where_stated(document: Document, space: str, name: str, value: str) -> None:
