@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import atexit
 import gc
+import os
 import signal
 import sys
 import traceback
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -36,7 +38,7 @@ app.add_typer(models.app, name="models")
 # The interpreter would look through all that PyTorch has made before it leaves, which takes half a second.
 atexit.register(gc.freeze)
 
-_INTERRUPTED = 130
+_INTERRUPTED, _TERMINATED = 130, 143
 # Newer versions of typer carry a click of their own; this is the usage error of whichever is in use.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
@@ -66,9 +68,21 @@ def run(arguments: list[str] | None = None) -> None:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     signal.signal(signal.SIGTERM, _terminate)
+    # Python has none where the caller closed it, and its number would be the next opened file's.
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - open to the end
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115 - open to the end
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a name that the terminal cannot write is no reason to stop
             stream.reconfigure(errors="backslashreplace")
+    try:
+        code = _code(arguments)
+    except BrokenPipeError:  # who was to read it has left
+        sys.stdout = sys.stderr = None
+        code = 1
+    sys.exit(code)
+
+
+def _code(arguments: list[str]) -> int:
     console = Console(json="--json" in arguments)
     try:
         try:
@@ -86,11 +100,12 @@ def run(arguments: list[str] | None = None) -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
     except SystemExit as ending:
+        if ending.code != _TERMINATED:  # typer's, for a pipe that nobody reads from
+            raise BrokenPipeError from ending
         console.error("terminated")
-        code = ending.code
+        code = _TERMINATED
     except BrokenPipeError:
-        sys.stdout = None
-        code = 1
+        raise
     except OSError as error:
         named = f"{error.filename}: " if error.filename else ""
         console.error(f"{named}{error.strerror or error}")
@@ -101,12 +116,12 @@ def run(arguments: list[str] | None = None) -> None:
         code = 1
     if code == _INTERRUPTED:  # which typer gives for Ctrl-C, without a word
         console.error("interrupted")
-    sys.exit(code)
+    return code
 
 
-def _terminate(number: int, _: object) -> NoReturn:
+def _terminate(_: int, __: object) -> NoReturn:
     """Leave as after Ctrl-C, so that no half-written file stays behind."""
-    raise SystemExit(128 + number)
+    raise SystemExit(_TERMINATED)
 
 
 def _one_line(error: Exception) -> str:
