@@ -119,6 +119,16 @@ def test_every_form_of_file(srup: Any, nearest: Path) -> None:
     assert sheet.shape[1] > 5 * 2 * 104
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode there")
+def test_names_that_are_no_text(srup: Any, nearest: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    write(f"odd/{name}", smooth(196, 104))
+    outcome = srup("evaluate", "--references", "odd", "-m", nearest, "-o", "s.md", "-o", "s.csv", "-o", "s.json")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "caf\\udce9.png" in Path("s.md").read_text()
+    assert "caf\\udce9.png" in Path("s.csv").read_text()
+
+
 @pytest.mark.usefixtures("references")
 def test_json_alone_is_on_stdout(srup: Any) -> None:
     outcome = srup("evaluate", "hr", "--references", "hr", "--json")

@@ -188,6 +188,7 @@ def test_json_alone_is_on_stdout(srup: Any) -> None:
         (("photos", "--preview", "x.png"), "takes no SRC"),
         (("--preview", "x.png", "--degradation", "blur"), "--preview takes no --degradation"),
         (("--preview", "x.png", "--crop", "64"), "--preview takes no --crop"),
+        (("photos", "--name", "x"), "--name is for a set in the user's data folder"),
         (("photos", "--seed", str(2**32)), "--seed"),
         (("photos", "--scale", "4"), "--scale needs --lr or --degradation"),
         (("photos", "--validation", "many"), "'many' is no validation split"),
@@ -232,8 +233,10 @@ def test_a_preview_of_the_degradations(srup: Any) -> None:
     assert (outcome.code, outcome.out) == (0, "the degradations: sheet.png\n")
     assert open_picture("sheet.png").width >= 4 * 32
     outcome = srup("prepare-data", "--preview", "small.png", "-o", "sheet.png")
-    assert (outcome.code, outcome.err) == (1, "error: sheet.png exists; use --overwrite or another -o\n")
+    assert (outcome.code, outcome.err) == (1, "error: sheet.png exists; use --overwrite or another name\n")
     assert srup("prepare-data", "--preview", "small.png", "-o", "sheet.png", "--overwrite").code == 0
+    outcome = srup("prepare-data", "--preview", "small.png", "-o", "small.png", "--overwrite")
+    assert (outcome.code, outcome.err) == (1, "error: small.png is the picture itself; use another -o\n")
     assert srup("prepare-data", "--preview", "small.png").out == "the degradations: small-degradations.png\n"
     outcome = srup("prepare-data", "--preview", "small.png", "--scale", "33", "-o", "none.png")
     assert (outcome.code, Path("none.png").exists()) == (1, False)

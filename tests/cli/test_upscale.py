@@ -271,9 +271,12 @@ def test_a_plan_does_nothing(srup: Any, nearest: Path) -> None:
         (("--size", "0x5"), "'0x5' is no size"),
         (("--size", "8x8", "-s", "2"), "not both"),
         (("--overwrite", "--skip-existing"), "not both"),
+        (("--format", "bmp", "--skip-existing"), "a BMP cannot say how it was made"),
+        (("--seed", "1"), "--seed belongs to --uncertainty"),
         (("--tile", "0"), "'0' is no tile"),
         (("--tile", "big"), "'big' is no tile"),
         (("--memory", "lots"), "'lots' is no amount of memory"),
+        (("--memory", "9" * 400), "is no amount of memory"),
         (("--memory", "0"), "'0' is no amount of memory"),
         (("--quality", "101"), "--quality"),
         (("--quality", "80"), "not for png"),
@@ -378,6 +381,21 @@ def test_a_sheet_that_exists_is_not_made_again(srup: Any, nearest: Path) -> None
     outcome = srup(*command)
     assert outcome.code == 1
     assert "sheet.png exists; --skip-existing is for results alone" in outcome.err
+
+
+def test_a_plan_tells_what_will_not_be_done_and_what_will_be_lost(srup: Any, nearest: Path) -> None:
+    picture(Path("a.png"), 100, 200)
+    arguments = ("upscale", "a.png", "-m", nearest, "--plan")
+    outcome = srup(*arguments, "-s", "100", "-o", "out.webp")
+    assert outcome.code == 1
+    assert "20000 x 10000 pixels are too many for WEBP" in outcome.err
+    assert "GIF has 256 colours" in srup(*arguments, "-o", "out.gif").err
+    picture(Path("out.png"))
+    assert srup("upscale", "a.png", "-m", nearest, "-o", "b.png").code == 0
+    skipped = srup(*arguments, "-o", "b.png", "--skip-existing")
+    assert (skipped.code, skipped.out) == (0, "a.png -> b.png\n  is there already\n")
+    assert "does not say that srup made it" in srup(*arguments, "-o", "out.png", "--skip-existing").err
+    assert "200 x 100 -> 800 x 400" in srup(*arguments, "-o", "out.png").out
 
 
 def test_a_plan_of_a_folder_passes_over_what_it_cannot_read(srup: Any, nearest: Path) -> None:
@@ -495,6 +513,27 @@ def test_a_signal_leaves_no_part_of_a_file(nearest: Path, number: int, code: int
     _, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (code, said)
     assert files() == ["a.png"]
+
+
+@pytest.mark.parametrize("json", [(), ("--json",)])
+@pytest.mark.parametrize("arguments", [("models", "list"), ("upscale", "a.png", "--plan"), ("upscale", "none.png")])
+def test_a_reader_that_leaves_is_no_error(arguments: tuple[str, ...], json: tuple[str, ...]) -> None:
+    picture(Path("a.png"))
+    receiving, sending = os.pipe()
+    os.close(receiving)
+    command = [sys.executable, "-c", PROGRAM, *arguments, *json]
+    done = subprocess.run(command, stdout=sending, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(sending)
+    said = "error: none.png does not exist\n" if arguments[1] == "none.png" and not json else ""
+    assert (done.returncode, done.stderr) == (1, said)
+
+
+@pytest.mark.parametrize("closed", ["1>&-", "2>&-", "1>&- 2>&-"])
+def test_without_stdout_or_stderr_the_work_is_done(nearest: Path, closed: str) -> None:
+    picture(Path("a.png"))
+    command = f'"{sys.executable}" -c "{PROGRAM}" upscale a.png -o out.png -m "{nearest}" {closed}'
+    assert subprocess.run(["/bin/sh", "-c", command], timeout=60).returncode == 0
+    assert pixels_of(Path("out.png")).shape == (24, 32, 3)
 
 
 def test_help_is_there_without_torch() -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,14 @@ def test_as_typed(srup: Any) -> None:
         *(["bicubic", "1", "x4"], ["bicubic", "2", "x16"], ["photo", "1", "x4"], ["photo", "2", "x16"])
     ]
     assert rows[-1] == ["moving:", "sample-zoom/zoom.webp"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode there")
+def test_a_name_that_is_no_text(srup: Any, nearest: Path) -> None:
+    write(os.fsdecode(b"caf\xe9.png"))
+    arguments = ("--steps", 1, "--size", 64, "-m", nearest, "-o", "z")
+    assert srup("zoom", os.fsdecode(b"caf\xe9.png"), *arguments).code == 0
+    assert "caf\\udce9.png" in Path("z/steps.md").read_text()
 
 
 def test_the_steps_show_the_place_that_was_asked_for(srup: Any, nearest: Path) -> None:

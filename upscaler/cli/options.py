@@ -20,7 +20,7 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "
 def parse_bytes(text: str) -> int:
     """``2GB``, ``1.5GiB``, ``800M`` or a plain number, as bytes."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?", text.strip().upper())
-    if not match or match[2] not in _UNITS or not float(match[1]):
+    if not match or match[2] not in _UNITS or not 0 < float(match[1]) < math.inf:
         raise typer.BadParameter(f"{text!r} is no amount of memory; write it as 2GB, 1.5GiB or 800MB")
     return int(float(match[1]) * _UNITS[match[2]])
 

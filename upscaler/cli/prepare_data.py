@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from upscaler.cli.console import Console, Progress
-from upscaler.cli.options import Debug, Json, Seed, parse_bytes, refuse_given
+from upscaler.cli.options import Debug, Json, Seed, check_free, parse_bytes, refuse_given
 from upscaler.errors import UserError
 
 if TYPE_CHECKING:
@@ -141,6 +141,8 @@ def prepare_data(
     stored = (scale or _SCALE) if lr is not None or degradation is not None else None
     if name in ("", "..") or Path(name).name != name:
         raise typer.BadParameter(f"--name takes a plain name, not {name!r}; use -o for a place of your own")
+    if output is not None:
+        refuse_given(context, {"name"}, "{} is for a set in the user's data folder; with -o it would do nothing")
     if crop is None and (step is not None or least is not None):
         raise typer.BadParameter("--step and --least need --crop")
     if stored is not None and ((crop or 0) % stored or (step or 0) % stored):
@@ -292,8 +294,9 @@ def _write_preview(console: Console, picture: Path, sheet: Path, scale: int, see
     from upscaler.training.degradation import preset_sheet
     from upscaler.training.inspection import read_rgb
 
-    if sheet.exists() and (not overwrite or sheet.samefile(picture)):
-        raise UserError(f"{sheet} exists; use --overwrite or another -o")
+    if sheet.exists() and picture.exists() and sheet.samefile(picture):
+        raise UserError(f"{sheet} is the picture itself; use another -o")
+    check_free(sheet, overwrite=overwrite)
     check_output(sheet, width=1, height=1, channels=3, depth=8)
     pixels = read_rgb(picture, first_frame=True)
     if min(pixels.shape[:2]) < scale:

@@ -109,7 +109,7 @@ def write(path: Path, report: Report) -> None:
         UserError: the file cannot be written. What was there before is then as it was.
     """
     with whole_file(path) as file:
-        file.write(FORMS[path.suffix.lower()](report).encode())
+        file.write(FORMS[path.suffix.lower()](report).encode(errors="backslashreplace"))
 
 
 def _markdown(report: Report) -> str:

@@ -94,7 +94,7 @@ def write_tables(folder: Path, journey: Journey) -> None:
     }
     for suffix, text in texts.items():
         with whole_file(folder / f"steps.{suffix}") as file:
-            file.write(text.encode())
+            file.write(text.encode(errors="backslashreplace"))
 
 
 def _rows(journey: Journey) -> list[tuple[list[str], list[str]]]:

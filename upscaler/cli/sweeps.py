@@ -74,9 +74,10 @@ class Sweep:
         columns, rows = len(self.alphas) + (1 if self.reference is None else 2), 5 * max(len(self.at), 1)
         check_output(self.sheet, width=columns * (_COLUMN + GAP), height=rows * _COLUMN, channels=3, depth=8)
         check_animation(self.film)
-        inputs = [path.resolve() for path in (self.picture, self.reference) if path]
-        for path in inputs:
+        given = [path for path in (self.picture, self.reference) if path]
+        for path in given:
             open_picture(path)
+        inputs = [path.resolve() for path in given]
         for path, others in ((self.sheet, inputs), (self.film, [*inputs, self.sheet.resolve()])):
             if path.resolve() in others:
                 raise UserError(f"{path} is the picture, the reference or the other result; use another name")

@@ -24,13 +24,15 @@ from upscaler.cli.options import (
     parse_scale,
     parse_size,
     parse_tile,
+    refuse_given,
 )
 from upscaler.cli.sheets import check_comparison, check_sheets, check_uncertainty, write_comparison, write_uncertainty
 from upscaler.errors import UserError
 
 if TYPE_CHECKING:
     from upscaler.images.jobs import Job
-    from upscaler.model.upscaler import Size, Upscaler
+    from upscaler.model.batch import Settings
+    from upscaler.model.upscaler import Upscaler
 
 
 class AlphaUpsampler(StrEnum):
@@ -39,6 +41,7 @@ class AlphaUpsampler(StrEnum):
 
 
 def upscale(
+    context: typer.Context,
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help="Pictures, folders or glob patterns.")],
     output: Annotated[
         str | None,
@@ -91,7 +94,10 @@ def upscale(
     overwrite: Overwrite = False,
     skip_existing: Annotated[
         bool,
-        typer.Option("--skip-existing", help="Leave out what the same model and settings made of the same input."),
+        typer.Option(
+            "--skip-existing",
+            help="Leave out what the same model and settings made of the same input. Not for BMP, which does not say.",
+        ),
     ] = False,
     keep_going: Annotated[
         bool | None,
@@ -144,14 +150,16 @@ def upscale(
     formats = {format or SUFFIXES[job.output.suffix.lower()] for job in jobs}
     if quality is not None and not any(map(takes_quality, formats)):
         raise typer.BadParameter(f"--quality is for JPEG, WebP and AVIF, and not for {', '.join(sorted(formats))}")
+    if skip_existing and "bmp" in formats:
+        raise typer.BadParameter("a BMP cannot say how it was made, as --skip-existing needs it; use --format png")
     if len(jobs) > 1 and (uncertainty or compare):
         raise typer.BadParameter("--uncertainty and --compare are for one picture")
-    if noise is not None and not uncertainty:
-        raise typer.BadParameter("--noise belongs to --uncertainty")
+    if not uncertainty:
+        refuse_given(context, {"noise", "seed"}, "{} belongs to --uncertainty")
     if noise is not None and not 0 < noise <= 255:
         raise typer.BadParameter("--noise is above 0 and at most 255 levels")
     existing: Literal["refuse", "overwrite", "skip"] = (
-        "overwrite" if overwrite or plan else "skip" if skip_existing else "refuse"
+        "skip" if skip_existing else "overwrite" if overwrite or plan else "refuse"
     )
     sheets = [sheet for sheet in (uncertainty, compare) if sheet]
     if existing == "skip" and (there := [sheet for sheet in sheets if sheet.exists()]):
@@ -195,11 +203,6 @@ def upscale(
         check_comparison(upscaler, jobs[0], compare, wanted, first_frame)
     if uncertainty and jobs:
         check_uncertainty(upscaler, jobs[0], uncertainty, wanted, first_frame)
-    if plan:
-        if not _show_plans(console, upscaler, jobs, wanted, first_frame, uncertainty=bool(uncertainty)):
-            raise typer.Exit(1)
-        return
-
     provenance = {
         "software": f"srup {__version__}",
         "model": model,
@@ -222,6 +225,10 @@ def upscale(
         quality=quality,
         first_frame=first_frame,
     )
+    if plan:
+        if not _show_plans(console, upscaler, jobs, settings, uncertainty=bool(uncertainty)):
+            raise typer.Exit(1)
+        return
     with console.progress("upscaling", len(jobs)) as progress:
         display.progress = progress
         complete = batch.run(upscaler, jobs, settings, display.batch)
@@ -238,24 +245,30 @@ def upscale(
 
 
 def _show_plans(
-    console: Console, upscaler: Upscaler, jobs: list[Job], size: Size, first_frame: bool, *, uncertainty: bool
+    console: Console, upscaler: Upscaler, jobs: list[Job], settings: Settings, *, uncertainty: bool
 ) -> bool:
     """Show what each job will take; False if one of them cannot be done."""
-    from upscaler.images.files import open_picture
-    from upscaler.model.batch import estimated
+    from upscaler.model.batch import estimated, look
     from upscaler.model.tiles import megabytes
     from upscaler.model.uncertainty import SAMPLES, estimate_spread
 
     complete = True
     for job in jobs:
         try:
-            picture = open_picture(job.input, first_frame=first_frame)
-            estimate = estimated(upscaler, job, picture, size)
-            noisy = estimate_spread(upscaler, picture, size) if uncertainty else None
+            wanted = look(job, upscaler, settings)
+            if wanted is None:
+                console.event("skipped", input=job.input, output=job.output)
+                console.result(f"{job.input} -> {job.output}\n  is there already")
+                continue
+            picture = wanted.picture
+            estimate = estimated(upscaler, job, picture, settings.size)
+            noisy = estimate_spread(upscaler, picture, settings.size) if uncertainty else None
         except UserError as error:
             console.error(str(error), input=job.input)
             complete = False
             continue
+        for message in wanted.warnings:
+            console.warning(message, input=job.input)
         seconds, memory = upscaler.seconds(estimate), upscaler.in_all(estimate)
         if noisy:
             seconds, memory = seconds + SAMPLES * upscaler.seconds(noisy), max(memory, upscaler.in_all(noisy))

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from upscaler.digests import digest_of
 from upscaler.errors import UserError
-from upscaler.images.files import PictureWriter, check_output, open_picture, read_provenance
+from upscaler.images.files import PictureFile, PictureWriter, check_output, open_picture, read_provenance
 from upscaler.images.jobs import Job
 from upscaler.images.metadata import Metadata
 from upscaler.model.handover import Bands
@@ -87,6 +87,15 @@ class Settings:
     format: str | None = None
     quality: int | None = None
     first_frame: bool = False
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A picture whose result is to be made."""
+
+    picture: PictureFile
+    warnings: list[str]
+    """What the result will lack."""
 
 
 @dataclass(frozen=True)
@@ -216,24 +225,39 @@ class _Writing:
     written: Future[None]
 
 
-def _open(job: Job, upscaler: Upscaler, settings: Settings) -> _Opened | None:
-    """What is to be upscaled; None where the result is there already."""
+def look(job: Job, upscaler: Upscaler, settings: Settings) -> Wanted | None:
+    """What a job is about, before its pixels are read; None where its result is there and to be skipped.
+
+    Raises:
+        UserError: the picture cannot be read or its result not written, or nobody knows how that was made.
+    """
     picture = open_picture(job.input, first_frame=settings.first_frame)
-    precision = str(upscaler.dtype_for(picture)).removeprefix("torch.")
-    provenance = dict(settings.provenance) | {"precision": precision, "input_sha256": _digest(job.input)}
     if settings.existing == "skip" and job.output.exists():
         made = read_provenance(job.output)
         if made is None:
             raise UserError(f"{job.output} exists and does not say that srup made it; use --overwrite to replace it")
-        if _same(made, provenance):
+        if _same(made, _provenance(job, picture, upscaler, settings)):
             return None
     height, width = settings.size.of(picture.height, picture.width, upscaler.network.scale)
     warnings = check_output(
         job.output, width=width, height=height, channels=picture.channels, depth=picture.depth, format=settings.format
     )
+    return Wanted(picture, warnings)
+
+
+def _open(job: Job, upscaler: Upscaler, settings: Settings) -> _Opened | None:
+    wanted = look(job, upscaler, settings)
+    if wanted is None:
+        return None
+    picture = wanted.picture
     decoded = picture.height * picture.width * picture.channels * picture.depth // 8
     source: Source = PixelSource(picture.read().pixels) if decoded <= _READ_AHEAD_BYTES else picture
-    return _Opened(source, picture.metadata, warnings, provenance)
+    return _Opened(source, picture.metadata, wanted.warnings, _provenance(job, picture, upscaler, settings))
+
+
+def _provenance(job: Job, picture: PictureFile, upscaler: Upscaler, settings: Settings) -> dict[str, Any]:
+    precision = str(upscaler.dtype_for(picture)).removeprefix("torch.")
+    return dict(settings.provenance) | {"precision": precision, "input_sha256": _digest(job.input)}
 
 
 def estimated(upscaler: Upscaler, job: Job, source: Source, size: Size) -> Estimate:
