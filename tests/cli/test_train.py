@@ -471,6 +471,17 @@ def test_what_it_was_given_to_begin_with_is_not_forgotten(srup: Any, trained: Tr
     refused(srup("train", "--resume", "run"), "killed before its first checkpoint; begin it again elsewhere")
 
 
+def test_a_run_goes_on_from_the_weights_it_was_given_alone(srup: Any, data: Path, trained: Trained) -> None:
+    weights = trained.folder / "weights/psnr.safetensors"
+    one_stage = ("--preset", "compact-psnr", *TINY, "--iterations", "4", "--data", data, "--init", weights)
+    for folder in ("whole", "run"):
+        assert srup("train", *one_stage, "-o", folder).code == 0
+    remove_after(Path("run/checkpoints"), 0)
+    outcome = srup("train", "--resume", "run")
+    assert (outcome.code, "step 0: start, 4 steps in all" in outcome.err) == (0, True)
+    assert same(last(Path("run")), last(Path("whole")))
+
+
 def test_half_written_files_of_a_killed_run_are_removed(srup: Any, copy: Path) -> None:
     remove_after(copy / "checkpoints", 8)
     part = copy / "checkpoints/.srup-0123456789abcdef.part"

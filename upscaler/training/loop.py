@@ -91,11 +91,11 @@ class Run:
         self._parent = weights.digest
         self._first_stage = 1 if len(self.config.stages) > 1 else 0
 
-    def resume(self) -> int:
+    def resume(self) -> int | None:
         """Go on from the last checkpoint that can be read, or from the beginning where none was written yet.
 
         Returns:
-            The steps that are done.
+            The steps that are done; None where there is no checkpoint.
 
         Raises:
             UserError: none of those that there are can be read.
@@ -116,7 +116,7 @@ class Run:
             return step
         if self.passed_over:
             raise UserError(f"{self.passed_over[0]}; begin another run in another folder")
-        return 0
+        return None
 
     def go(self) -> Finished:
         """Make all steps that are left.

@@ -146,10 +146,12 @@ def _train(
             stack.enter_context(alone())
         run = Run(order, processes, asked, tell, progress)
         step = run.resume() if resume else None
-        if step == 0 and Origin.read(folder).init:
-            raise UserError(
-                f"the run in {folder.path} was killed before its first checkpoint; begin it again elsewhere"
-            )
+        if resume and step is None:
+            if Origin.read(folder).init:
+                raise UserError(
+                    f"the run in {folder.path} was killed before its first checkpoint; begin it again elsewhere"
+                )
+            step = 0
         if init is not None and not resume:
             run.begin_with(init)
         if step == order.config.steps:
