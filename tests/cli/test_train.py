@@ -414,6 +414,14 @@ def test_a_run_that_is_complete_stays_so(srup: Any, copy: Path) -> None:
     assert same(last(copy), before)
 
 
+def test_a_run_that_was_killed_before_its_report_gets_one(srup: Any, copy: Path) -> None:
+    (copy / "report.md").unlink()
+    assert srup("train", "--resume", copy).code == 0
+    report = (copy / "report.md").read_text()
+    assert "It is complete. 9 of 9 steps" in report
+    assert "mean over 1 of 1 pictures" in report
+
+
 def test_a_run_goes_on_with_its_own_training_set(srup: Any, trained: Trained, photos: Path) -> None:
     assert srup("prepare-data", photos / "0.png", "-o", "other").code == 0
     outcome = srup("train", "--resume", trained.folder, "--data", "other")

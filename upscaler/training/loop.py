@@ -258,11 +258,19 @@ class Run:
             origin["parents"] = self._parent
         save_weights(self.folder.weights(name), self.generator.architecture, self.generator.settings(), tensors, origin)
 
-    def _finish(self, why: str) -> Finished:
+    def report(self, why: str) -> None:
+        """Write down how the run ended, see ``reports``; the first process's to do.
+
+        Raises:
+            UserError: something cannot be read or written.
+        """
         shown = self.supply.validation
-        pictures = (len(shown), shown.available) if shown else None
-        report = write_report(self.folder, why, pictures) if self.processes.first else self.folder.report
-        finished = Finished(self.folder.path, self._done, why, self.folder.weights("last"), report)
+        write_report(self.folder, why, (len(shown), shown.available) if shown else None)
+
+    def _finish(self, why: str) -> Finished:
+        if self.processes.first:
+            self.report(why)
+        finished = Finished(self.folder.path, self._done, why, self.folder.weights("last"), self.folder.report)
         self._tell(finished)
         return finished
 

@@ -157,6 +157,8 @@ def _train(
         if step == order.config.steps:
             finished = Finished(folder.path, step, "complete", folder.weights("last"), folder.report)
             if processes.first:
+                if not folder.report.exists():  # it was killed before
+                    run.report("complete")
                 notify(finished)
             return finished
         if not processes.first:
