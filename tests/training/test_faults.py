@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,71 @@ def test_a_fault_that_comes_back_ends_the_run(
     assert finished.why == "alarm"
 
 
+class Killed(BaseException):
+    """What comes over a run."""
+
+
+@pytest.fixture
+def interrupted(
+    tiny_set: PreparedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[Finished, list[Event | Stepped]]]:
+    """Runs whose discriminator's weights explode at step 85, which end by that alarm or are killed much later.
+
+    They are resumed to be rolled back.
+    """
+    make = Steps.make
+
+    def exploding(self: Steps, *arguments: Any, **named: Any) -> None:
+        if self.discriminator is not None and self.step == 65 and self.rate_factor == 1:
+            torch._foreach_mul_([p.detach() for p in self.discriminator.network.parameters()], 100.0)
+        make(self, *arguments, **named)
+
+    monkeypatch.setattr(Steps, "make", exploding)
+
+    def go(on_alarm: OnAlarm, settings: list[str]) -> tuple[Finished, list[Event | Stepped]]:
+        def kill(event: Event | Stepped) -> None:
+            if event.step == 185:
+                raise Killed
+
+        events: list[Event | Stepped] = []
+        config, folder = load_config("quick", settings=settings), RunFolder(tmp_path / "interrupted")
+        order = Order(config, folder, tiny_set, None, torch.device("cpu"), None, on_alarm)
+        with suppress(Killed):
+            train(order, init=None, resume=False, notify=kill, warn=lambda _: None)
+        order = replace(order, on_alarm="rollback")
+        return train(order, init=None, resume=True, notify=events.append, warn=lambda _: None), events
+
+    return go
+
+
+LONG = [*SETTINGS, "gan.iterations=200"]
+
+
+@pytest.mark.parametrize(("on_alarm", "seen_again"), [("stop", 100), ("warn", 190)])
+def test_a_run_that_is_resumed_ill_goes_back_to_where_it_was_well(
+    on_alarm: OnAlarm,
+    seen_again: int,
+    interrupted: Callable[..., tuple[Finished, list[Event | Stepped]]],
+    tiny_set: PreparedSet,
+    tmp_path: Path,
+) -> None:
+    """And ends as one that went back at once: the fault is told at step 90, however long it has been there since."""
+    whole, events = run(tiny_set, tmp_path / "whole", LONG, "rollback")
+    assert [event for event in events if isinstance(event, RolledBack)] == [RolledBack(90, 40, 1, 0.5)]
+    resumed, events = interrupted(on_alarm, LONG)
+    assert [event for event in events if isinstance(event, RolledBack)] == [RolledBack(seen_again, 40, 1, 0.5)]
+    assert resumed.why == "complete"
+    assert resumed.weights.read_bytes() == whole.weights.read_bytes()
+
+
+def test_a_run_that_was_well_at_no_checkpoint_is_not_rolled_back_for_ever(
+    interrupted: Callable[..., tuple[Finished, list[Event | Stepped]]],
+) -> None:
+    finished, events = interrupted("warn", [*LONG, "records.keep=1"])
+    assert [event.to for event in events if isinstance(event, RolledBack)] == [180] * 3
+    assert (finished.why, finished.step) == ("alarm", 190)
+
+
 def test_a_severe_alarm_can_stop_the_run(
     tiny_set: PreparedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,9 +312,6 @@ def test_weights_that_overflow_pictures_end_the_run_with_a_report(
 
 
 def test_a_rollback_outlives_a_kill(tiny_set: PreparedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Killed(BaseException):
-        pass
-
     def kill(event: Event | Stepped) -> None:
         if isinstance(event, Stepped) and event.step == 45 and any(isinstance(each, RolledBack) for each in told):
             raise Killed

@@ -317,6 +317,30 @@ def test_a_resumed_gauge_raises_the_same_alarms(fault: Fault) -> None:
     assert whole.state() == resumed.state()
 
 
+def test_it_knows_since_when_something_severe_is_there() -> None:
+    """Of what is seen now, told severe, by the state of a resumed gauge too."""
+    kind = "relativistic-average"
+    growing = [110.0, 110.0, 1150.0, 1200.0, 6.0, 1200.0] + [6.0] * QUIET + [1200.0]
+    expected = [None, None, 100, 100, None, 100] + [None] * QUIET + [550]
+    gauge, readings = Gauge(adversarial=kind), list(healthy(kind, len(growing)))
+    for number, largest in enumerate(growing):
+        gauge.check(Reading("gan", 50 * number, readings[number] | {"output/largest": largest}))
+        assert gauge.severe_since == expected[number], number
+        state = json.loads(json.dumps(gauge.state(), allow_nan=False))
+        gauge = Gauge(adversarial=kind)
+        gauge.restore(state)
+        assert gauge.severe_since == expected[number], number
+
+
+def test_a_state_of_before_is_read() -> None:
+    gauge = Gauge(adversarial=None)
+    alarms(gauge, ill(None, NAN))
+    state = gauge.state()
+    del state["readings"]["severe"]
+    gauge.restore(state)
+    assert gauge.severe_since is None
+
+
 def test_a_state_is_small() -> None:
     gauge = Gauge(adversarial="relativistic-average")
     alarms(gauge, healthy("relativistic-average", 200))

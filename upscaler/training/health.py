@@ -87,6 +87,11 @@ class Gauge:
             for finding in findings
         ]
 
+    @property
+    def severe_since(self) -> int | None:
+        """The step at which the first of the severe faults that are seen now was told; None where there are none."""
+        return min((*self._readings.severe(), *self._validations.severe()), default=None)
+
     def state(self) -> dict[str, Any]:
         """What ``restore`` takes, of types that JSON knows."""
         return {"readings": self._readings.state(), "validations": self._validations.state()}
@@ -108,6 +113,8 @@ class _Watch:
         """How large each fault was when it was told last, of those that are not gone."""
         self._quiet: dict[str, int] = {}
         """For how many events each of them has not been seen."""
+        self._severe: dict[str, int] = {}
+        """The step at which each of them was first told as severe, of those that were."""
 
     def look(self, step: int, values: Mapping[str, float]) -> list[Finding]:
         """What is new about a further event."""
@@ -119,10 +126,16 @@ class _Watch:
         seen = {each.fault: each for each in findings if step - self._began[each.fault] >= each.patience}
         news = [each for each in seen.values() if each.size >= WORSE * self._told.get(each.fault, 0.0)]
         self._told |= {each.fault: each.size for each in news}
+        self._severe = {each.fault: step for each in news if each.severe} | self._severe
         self._quiet = {fault: 0 if fault in seen else self._quiet[fault] + 1 for fault in self._told}
         for fault in [fault for fault, count in self._quiet.items() if count >= QUIET]:
             del self._told[fault], self._quiet[fault]
+            self._severe.pop(fault, None)
         return news
+
+    def severe(self) -> list[int]:
+        """When the severe faults of the last event were told."""
+        return [step for fault, step in self._severe.items() if not self._quiet[fault]]
 
     def state(self) -> dict[str, Any]:
         return {
@@ -130,11 +143,13 @@ class _Watch:
             "began": dict(self._began),
             "told": dict(self._told),
             "quiet": dict(self._quiet),
+            "severe": dict(self._severe),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self._trace.restore(state["trace"])
         self._began, self._told, self._quiet = dict(state["began"]), dict(state["told"]), dict(state["quiet"])
+        self._severe = dict(state.get("severe", {}))  # older checkpoints do not tell
 
 
 def _scores(event: Validated) -> dict[str, float]:

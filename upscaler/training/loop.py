@@ -142,10 +142,10 @@ class Run:
             self._done = stage.step
             self._tell(Stepped(stage.step))
             alarms = self._told(stage, reading) if reading else []
-            why, better = self.processes.told(self._action(alarms)) if reading else None, False
+            why, better = self.processes.told(self._action(stage, alarms)) if reading else None, False
             if why is None and stage.due(stage.stage.validation.every):
                 better, alarms = self._validate(stage)
-                why = self.processes.told(self._action(alarms))
+                why = self.processes.told(self._action(stage, alarms))
             if why == "rollback":
                 self._roll_back(stage)
                 del stage  # before another takes its place, for want of memory
@@ -190,11 +190,13 @@ class Run:
             self._tell(alarm)
         return alarms
 
-    def _action(self, alarms: Sequence[Alarm]) -> str | None:
+    def _action(self, stage: UnderWay, alarms: Sequence[Alarm]) -> str | None:
         """``rollback``, ``alarm`` to stop, or nothing."""
-        if self.order.on_alarm == "warn" or not any(alarm.severe for alarm in alarms):
+        back, severe = self.order.on_alarm == "rollback", any(alarm.severe for alarm in alarms)
+        # What was told before the run was resumed was not acted on if it is still there.
+        if self.order.on_alarm == "warn" or not (severe or (back and stage.gauge.severe_since is not None)):
             return None
-        return "rollback" if self.order.on_alarm == "rollback" and self._rollbacks < ROLLBACKS else "alarm"
+        return "rollback" if back and self._rollbacks < ROLLBACKS else "alarm"
 
     def _reason_to_stop(self) -> str | None:
         late = self._deadline is not None and time.monotonic() >= self._deadline
@@ -216,7 +218,8 @@ class Run:
     def _roll_back(self, stage: UnderWay) -> None:
         """Make the state of before the trouble the one to go on from."""
         saved = [step for step in checkpoints_in(self.folder.checkpoints) if step >= stage.begin]
-        healthy = [step for step in saved if step <= stage.step - _READINGS_TO_NOTICE * stage.stage.records.readings]
+        told = stage.gauge.severe_since or stage.step  # what pictures alone show is not the gauge's
+        healthy = [step for step in saved if step <= told - _READINGS_TO_NOTICE * stage.stage.records.readings]
         to = self.processes.told(max(healthy) if healthy else min(saved))
         self._state = load_checkpoint(checkpoint_path(self.folder.checkpoints, to))
         self._rollbacks += 1
