@@ -238,7 +238,7 @@ def test_a_discriminator_is_given_time() -> None:
 
 
 def test_a_gradient_that_was_not_measured_is_no_fault() -> None:
-    """With discriminator.every=2 it is not updated in the steps that are looked at."""
+    """With discriminator.every=3 it is not updated in most of the steps that are looked at."""
     readings = list(healthy("relativistic-average", 30))
     kept = [{k: v for k, v in values.items() if "gradient/discriminator" not in k} for values in readings]
     assert alarms(Gauge(adversarial="relativistic-average"), kept) == {}

@@ -108,8 +108,18 @@ def test_the_discriminator_can_learn_more_often(judged: list[str]) -> None:
 
 
 def test_the_discriminator_can_learn_less_often(judged: list[str]) -> None:
-    one_step(make(stage("gan.discriminator.every=3")), 4)
-    assert judged == ["generator", "discriminator", "generator", "generator", "generator", "discriminator"]
+    one_step(make(stage("gan.discriminator.every=3")), 7)
+    assert judged == [*["generator"] * 3, "discriminator", *["generator"] * 3, "discriminator", "generator"]
+
+
+@pytest.mark.parametrize("every", [1, 2, 4])
+def test_readings_at_multiples_of_its_updates_measure_the_discriminator(every: int) -> None:
+    steps, source = make(stage(f"gan.discriminator.every={every}")), batches()
+    for step in range(1, 5):
+        steps.make(source, watch=step == 4, histograms=step == 4)
+    values, histograms = steps.reading()
+    assert values["gradient/discriminator"] > 0
+    assert "gradient/discriminator_last" in histograms
 
 
 def test_the_adversarial_loss_reaches_the_generator_through_the_discriminator() -> None:

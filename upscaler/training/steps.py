@@ -98,7 +98,7 @@ class Steps:
         self.sigma = fading(
             self.stage.stabilisers.instance_noise, self.stage.stabilisers.instance_noise_until, progress
         )
-        judge = self.discriminator if self.step % self.stage.discriminator.every == 0 else None
+        judge = self.discriminator if (self.step + 1) % self.stage.discriminator.every == 0 else None
         for _ in range(self.batches - 1):
             batch = next(batches)
             if judge:
