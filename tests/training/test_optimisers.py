@@ -81,3 +81,22 @@ def test_a_step_of_adam_is_the_published_one() -> None:
         m, v = 0.8 * m + 0.2 * gradient, 0.6 * v + 0.4 * gradient**2
         expected -= 0.1 * (m / (1 - 0.8**step)) / ((v / (1 - 0.6**step)).sqrt() + 1e-8)
         assert torch.allclose(parameter.detach(), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["adam", "adamw", "sgd"])
+def test_a_first_step_that_is_skipped_leaves_nothing_behind(kind: str) -> None:
+    """As one is whose scaled gradients overflow, which is usual for the first."""
+    learning: list[torch.Tensor] = []
+    for skipped in (False, True):
+        parameter = torch.nn.Parameter(torch.ones(3))
+        optimiser: Any = build_optimiser(_settings(optimiser=kind), [parameter])
+        torch.use_deterministic_algorithms(True)  # which makes memory NaN that nobody has written to
+        try:
+            for found in [1.0, 0.0, 0.0] if skipped else [0.0, 0.0]:
+                parameter.grad = torch.full((3,), 0.5)
+                optimiser.grad_scale, optimiser.found_inf = None, torch.tensor(found)
+                optimiser.step()
+        finally:
+            torch.use_deterministic_algorithms(False)
+        learning.append(parameter.detach())
+    assert torch.equal(*learning)

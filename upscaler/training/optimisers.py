@@ -21,13 +21,17 @@ def build_optimiser(settings: config.Optimiser, parameters: Iterable[nn.Paramete
         return Muon(parameters, settings.learning_rate, settings.betas, settings.weight_decay)
     fused = parameters[0].device.type in _FUSED
     if settings.optimiser == "sgd":
-        return torch.optim.SGD(
+        sgd = torch.optim.SGD(
             parameters,
             settings.learning_rate,
             momentum=settings.betas[0],
             weight_decay=settings.weight_decay,
             fused=fused,
         )
+        for parameter in parameters:
+            # The fused kernel's own would be whatever lies in memory if fp16 skips the first step.
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return sgd
     kind = torch.optim.Adam if settings.optimiser == "adam" else torch.optim.AdamW
     return kind(
         parameters, settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay, fused=fused
