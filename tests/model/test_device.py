@@ -23,11 +23,12 @@ def test_full_precision_on_the_cpu() -> None:
     assert choose_precision("bf16", CPU) == torch.bfloat16
 
 
-@pytest.mark.parametrize("name", ["cuda:31", "xpu:7", "meta", "gpu", ""])
+@pytest.mark.parametrize("name", ["cuda:31", "xpu:7", "xla", "hpu", "mtia", "meta", "gpu", ""])
 def test_a_device_that_is_not_there(name: str) -> None:
     with pytest.raises(UserError) as caught:
         choose_device(name)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
 
 
 def test_ranks_take_their_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -366,12 +366,13 @@ def test_parts_that_lie_on_each_other_are_refused(tmp_path: Path) -> None:
     assert "its parts claim more than the file holds" in _refusal(path)
 
 
-@pytest.mark.parametrize("kind", ["int8", "complex", "sparse", "meta"])
+@pytest.mark.parametrize("kind", ["int8", "complex", "float4", "sparse", "meta"])
 def test_tensors_of_other_kinds_are_refused(tmp_path: Path, kind: str) -> None:
     tensor = torch.ones(8)
     other = {
         "int8": tensor.to(torch.int8),
         "complex": tensor.to(torch.complex64),
+        "float4": tensor.to(torch.uint8).view(torch.float4_e2m1fn_x2),
         "sparse": tensor.to_sparse(),
         "meta": tensor.to("meta"),
     }[kind]

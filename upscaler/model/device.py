@@ -58,8 +58,9 @@ def choose_device(name: str = "auto") -> torch.device:
         raise UserError("the device meta computes nothing; use auto, cpu, cuda, cuda:N or mps")
     try:
         torch.empty(1, device=device)
-    except (RuntimeError, NotImplementedError, AssertionError) as error:
-        raise UserError(f"PyTorch cannot use the device {name}: {str(error).splitlines()[0]}") from None
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).splitlines()[0].partition(". ")[0]  # the rest can be an essay
+        raise UserError(f"PyTorch cannot use the device {name}: {reason}") from None
     return device
 
 

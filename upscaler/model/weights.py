@@ -256,7 +256,9 @@ def _read_ncnn(path: Path) -> tuple[dict[str, Tensor], dict[str, str], str]:
 def check_storage(tensors: Mapping[str, Tensor]) -> None:
     """Refuse tensors that are larger than what the file holds of them, before anything is made in their size."""
     for key, tensor in tensors.items():
-        if tensor.layout != torch.strided or tensor.device.type != "cpu" or not tensor.is_floating_point():
+        # PyTorch calls pairs of four bits floating-point too, and converts them to nothing.
+        numbers = tensor.is_floating_point() and tensor.dtype != torch.float4_e2m1fn_x2
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or not numbers:
             raise ValueError(f"{key} is no plain tensor of floating-point numbers")
         if not 0 < tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes():
             raise ValueError(f"{key} claims the shape {list(tensor.shape)}, which the file does not hold")
