@@ -103,6 +103,27 @@ def test_a_run_goes_on_when_a_process_dies(tiny_set: PreparedSet, tmp_path: Path
     assert difference(whole, hurt) < 1e-5
 
 
+PATIENT = """
+import time
+from datetime import timedelta
+import torch
+from torch.distributed import distributed_c10d
+from upscaler.training.processes import joined
+distributed_c10d.default_pg_timeout = timedelta(seconds=1)
+with joined(torch.device("cpu")) as processes:
+    if processes.first:
+        time.sleep(3)
+    processes.told("word")
+"""
+
+
+def test_processes_wait_for_the_first_one_however_long_it_validates(tmp_path: Path) -> None:
+    """Beyond PyTorch's own patience, of half an hour and here of a second."""
+    program = tmp_path / "program.py"
+    program.write_text(PATIENT)
+    complete([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program)])
+
+
 def test_alone_nothing_is_shared() -> None:
     alone = Processes()
     layer = torch.nn.Linear(2, 2)

@@ -6,6 +6,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, cast
 
 import torch
@@ -18,6 +19,9 @@ _ALONE = (
     "another process of this run has ended; the run goes on from its last checkpoint when it is started again, "
     "which torchrun does by itself with --max-restarts"
 )
+# The others wait for the first one while it validates, which may take long. One that has died is noticed at once by its
+# connections, which close.
+_PATIENCE = timedelta(days=2)
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ def joined(device: torch.device) -> Iterator[Processes]:
         rank=rank(),
         world_size=world(),
         device_id=device if device.type == "cuda" else None,
+        timeout=_PATIENCE,
     )
     try:
         yield Processes(rank(), world())
