@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -26,6 +27,7 @@ from upscaler.training.readings import Event, Finished, Reading, Saved, Started,
 from upscaler.training.runs import RunFolder
 from upscaler.training.session import Origin, check_fresh, check_same, restarted, train
 from upscaler.training.shards import PreparedSet
+from upscaler.training.steps import Steps
 
 SETTINGS = (
     "network.settings.features=4", "network.settings.convolutions=1", "data.patch=32", "data.batch=2",
@@ -154,6 +156,49 @@ def test_the_second_signal_does_not_wait(go: Callable[..., Finished], tmp_path: 
         go("run", notify=notify)
     assert list(checkpoints_in(tmp_path / "run/checkpoints")) == [0, 2]
     assert go("run", resume=True).step == 6
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_a_shortage_of_memory_says_what_to_do(
+    error: Exception, go: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Steps, "make", fail)
+        with pytest.raises(
+            UserError, match=r"^out of memory on cpu; .*--resume .*run, .*data\.batch.*checkpointing=true$"
+        ):
+            go("run")
+    assert go("run", resume=True).step == 6
+
+
+def test_other_errors_stay_what_they_are(go: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("shape mismatch")
+
+    monkeypatch.setattr(Steps, "make", fail)
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        go("run")
+
+
+def test_a_worker_that_was_killed_says_what_to_do(go: Callable[..., Finished]) -> None:
+    def kill(event: Event | Stepped) -> None:
+        if isinstance(event, Stepped):
+            for server in psutil.Process().children():
+                for worker in server.children():
+                    worker.kill()
+
+    with pytest.raises(UserError, match=r"prepares batches was killed.*--resume .*run, .*data\.workers"):
+        go("run", notify=kill, settings=["data.workers=1"])
 
 
 def test_the_origin_of_a_run(tiny_set: PreparedSet, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from upscaler.errors import UserError
 from upscaler.model import winograd
+from upscaler.model.device import is_out_of_memory
 from upscaler.model.events import Uncompiled
 from upscaler.model.web import Progress
 from upscaler.model.weights import Weights
@@ -113,11 +114,30 @@ def train(
     Raises:
         UserError: whatever a person must mend. What was saved stays good.
     """
-    with _asked_to_stop(warn) as asked, joined(order.device) as processes:
+    with _shortages(order), _asked_to_stop(warn) as asked, joined(order.device) as processes:
         finished = _train(order, processes, init, resume, asked, notify, warn, progress)
     if finished.why == "signal" and asked.number:
         signal.raise_signal(asked.number)
     return finished
+
+
+@contextmanager
+def _shortages(order: Order) -> Iterator[None]:
+    """What the machine has too little of becomes one line that says what to do."""
+    again = f"go on with --resume {order.folder.path}, or begin another run with"
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise UserError(
+                f"out of memory on {order.device}; free some and {again} a smaller data.batch or data.patch, a larger "
+                "data.accumulate, or engine.checkpointing=true"
+            ) from error
+        if "DataLoader worker (pid" in str(error):
+            raise UserError(
+                f"a process that prepares batches was killed, mostly for want of memory; {again} a smaller data.workers"
+            ) from error
+        raise
 
 
 def _train(
