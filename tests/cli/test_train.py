@@ -338,6 +338,10 @@ def test_settings_that_cannot_be(srup: Any, data: Path, arguments: tuple[str, ..
             "is shown 12; take a larger data.patch or a smaller stabilisers.shift",
         ),
         (
+            ("--set", "gan.discriminator.kind=vgg", "--set", "gan.data.accumulate=2"),
+            "needs two pairs at a time below 64 pixels",
+        ),
+        (
             ("--set", "losses.texture_weight=1", "--set", "perceptual.texture_patch=6"),
             "perceptual.texture_patch 6 must be a multiple of 4 for relu3_1",
         ),

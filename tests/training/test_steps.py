@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from upscaler.errors import UserError
 from upscaler.model.compact import Compact
 from upscaler.model.layouts import Built
 from upscaler.model.rrdbnet import RRDBNet
@@ -205,6 +206,29 @@ def test_accumulated_parts_are_the_whole_batch(parts: int) -> None:
         *PLAIN,
     )
     close(one_step(make(stage(*settings)), 2), one_step(make(stage(*settings, f"data.accumulate={parts}")), 2))
+
+
+@pytest.mark.parametrize(
+    ("settings", "shares"),
+    [((), 4), (("data.accumulate=4",), 1), (("data.accumulate=2", "data.patch=[[0,64],[1,60]]"), 2)],
+)
+def test_batch_norm_of_a_single_value_is_refused(settings: tuple[str, ...], shares: int) -> None:
+    """A VGG discriminator's last has one position for each pair at less than 64 pixels."""
+    with pytest.raises(UserError, match="with batch norm needs two pairs at a time below 64 pixels"):
+        make_discriminator(stage("gan.discriminator.kind=vgg", "gan.discriminator.norm=batch", *settings), 1, shares)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("gan.discriminator.kind=vgg", "data.accumulate=2"),
+        ("gan.discriminator.kind=vgg", "data.accumulate=4", "gan.discriminator.norm=spectral"),
+        ("gan.discriminator.kind=unet", "data.accumulate=4", "stabilisers.shift=16"),
+        ("gan.discriminator.kind=patch", "data.accumulate=4", "stabilisers.shift=16"),
+    ],
+)
+def test_other_small_parts_are_learnt_from(settings: tuple[str, ...]) -> None:
+    one_step(make(stage("gan.discriminator.norm=batch", *settings)))
 
 
 def test_the_layout_of_memory_does_not_matter() -> None:

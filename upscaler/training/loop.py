@@ -77,7 +77,7 @@ class Run:
         """Lines on checkpoints that cannot be read."""
         self.generator = players.make_generator(self.config)
         for stage in self.config.stages:
-            players.make_discriminator(stage, 0)
+            players.make_discriminator(stage, 0, processes.normalising(order.device))
         self.supply = Supply(order, processes)
         self._eyes = players.Eyes(self.config.stages, progress)
 

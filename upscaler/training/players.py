@@ -81,11 +81,16 @@ def begin_with(generator: Generator, weights: Weights, *, equivariant: bool) -> 
         )
 
 
-def make_discriminator(stage: Stage, seed: int) -> nn.Module | None:
+def make_discriminator(stage: Stage, seed: int, shares: int = 1) -> nn.Module | None:
     """The discriminator of a stage on the CPU, initialised; None where it has none.
 
+    Args:
+        stage: its configuration.
+        seed: of its first weights.
+        shares: parts of each batch that processes normalise for themselves.
+
     Raises:
-        UserError: it does not judge pictures as small as the patches.
+        UserError: it does not judge pictures as small as the patches, or batch norm would see single values.
     """
     settings = stage.discriminator
     if settings.kind == "none":
@@ -97,6 +102,13 @@ def make_discriminator(stage: Stage, seed: int) -> nn.Module | None:
         raise UserError(
             f"a {settings.kind} discriminator judges pictures from {discriminator.smallest} x {discriminator.smallest} "
             f"pixels, and is shown {stage.smallest_shown}; take a larger data.patch{_less_shift(stage)}"
+        )
+    one_position = 2 * discriminator.smallest  # of a VGG discriminator's last features, below that
+    alone = stage.data.batch == stage.data.accumulate * shares
+    if settings.kind == "vgg" and settings.norm == "batch" and alone and stage.smallest_shown < one_position:
+        raise UserError(
+            f"a vgg discriminator with batch norm needs two pairs at a time below {one_position} pixels, and is shown "
+            f"one of {stage.smallest_shown}; take a larger data.batch or data.patch, or discriminator.norm=spectral"
         )
     initialise(discriminator, "default", seed=seed)
     return discriminator

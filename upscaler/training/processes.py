@@ -60,6 +60,10 @@ class Processes:
         """The mean of a tensor that each process has, element by element, with its gradient."""
         return own if self.world == 1 else cast(Tensor, _MeanOverProcesses.apply(own, self.world))  # type: ignore[no-untyped-call]
 
+    def normalising(self, device: torch.device) -> int:
+        """How many parts of a batch have a batch norm of their own; on CUDA it is synchronised."""
+        return 1 if device.type == "cuda" else self.world
+
     def parallel(self, module: nn.Module, device: torch.device) -> nn.Module:
         """The module with gradients averaged over all processes."""
         if self.world == 1:
