@@ -345,6 +345,7 @@ def test_settings_that_cannot_be(srup: Any, data: Path, arguments: tuple[str, ..
             ("--set", "losses.texture_weight=1", "--set", "perceptual.texture_patch=6"),
             "perceptual.texture_patch 6 must be a multiple of 4 for relu3_1",
         ),
+        (("--set", "gan.engine.checkpointing=true"), "for networks of blocks, and a compact has none"),
         (("--device", "cuda:7"), "cuda:7 is not there"),
         (("--device", "gpu"), "no kind of device called 'gpu'"),
         (("--init", "missing.pth"), "missing.pth"),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from upscaler.errors import UserError
 from upscaler.model.compact import Compact
 from upscaler.model.layouts import Built
+from upscaler.model.residual import Residual
 from upscaler.model.rrdbnet import RRDBNet
 from upscaler.training.config import Stage
 from upscaler.training.degradation import find_preset
@@ -235,11 +236,16 @@ def test_the_layout_of_memory_does_not_matter() -> None:
     close(one_step(make(stage(*PLAIN)), 2), one_step(make(stage(*PLAIN, "engine.channels_last=true")), 2))
 
 
-def test_blocks_computed_again_give_the_same_gradients() -> None:
-    network = RRDBNet(features=4, growth=2, blocks=2)
-    plain, again = (
-        one_step(make(stage(*PLAIN, f"engine.checkpointing={flag}"), network), 2) for flag in ("false", "true")
-    )
+@pytest.mark.parametrize("network", [RRDBNet(features=4, growth=2, blocks=2), Residual(features=4, blocks=2)])
+def test_blocks_computed_again_give_the_same_gradients(network: RRDBNet | Residual) -> None:
+    computed: list[nn.Module] = []
+    for block in network.body:
+        block.register_forward_pre_hook(lambda block, _: computed.append(block))
+    plain, again = make(stage(*PLAIN), network), make(stage(*PLAIN, "engine.checkpointing=true"), network)
+    for steps, times in ((plain, 1), (again, 2)):
+        computed.clear()
+        one_step(steps, 2)
+        assert len(computed) == 2 * 2 * times
     close(plain, again)
     assert again.generator.network.state_dict().keys() == network.state_dict().keys()
 

@@ -17,6 +17,7 @@ from upscaler.errors import UserError
 from upscaler.model import winograd_training
 from upscaler.model.equivariance import Equivariance
 from upscaler.model.layouts import NETWORKS, Built
+from upscaler.model.residual import ResidualBlock
 from upscaler.model.rrdbnet import RRDB
 from upscaler.model.web import Progress
 from upscaler.model.weights import Weights
@@ -30,6 +31,8 @@ AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module)
 
 # Of the activations between a new network's convolutions.
 _SLOPES = {"rrdbnet": 0.2, "compact": 0.25, "residual": 0.25}
+# What gradient checkpointing computes again.
+_BLOCKS = (RRDB, ResidualBlock)
 _SETTLED = ("scale", "channels", "return")
 
 
@@ -37,7 +40,8 @@ def make_generator(config: Config) -> Generator:
     """The generator of a run on the CPU, initialised.
 
     Raises:
-        UserError: settings that its architecture does not have, or with which it cannot be equivariant.
+        UserError: settings that its architecture does not have, or with which it cannot be equivariant; or gradient
+            checkpointing of a network without blocks.
     """
     network = config.network
     kind = NETWORKS[network.architecture]
@@ -46,6 +50,11 @@ def make_generator(config: Config) -> Generator:
         generator = kind(**network.settings, scale=config.scale)
     except ValueError as error:
         raise UserError(f"network.settings: {error}") from error
+    again = any(stage.engine.checkpointing for stage in config.stages)
+    if again and not any(isinstance(module, _BLOCKS) for module in generator.modules()):
+        raise UserError(
+            f"engine.checkpointing is for networks of blocks, and a {network.architecture} has none; leave it out"
+        )
     initialise(
         generator,
         network.initialisation,
@@ -118,7 +127,7 @@ def placed(network: AnyNetwork, engine: Engine, device: torch.device) -> AnyNetw
     """The network on its device, laid out and compiled as the engine says, ready to train."""
     _lay_out(network.train(), engine, device)
     if engine.checkpointing:
-        apply_activation_checkpointing(network, check_fn=lambda module: isinstance(module, RRDB))
+        apply_activation_checkpointing(network, check_fn=lambda module: isinstance(module, _BLOCKS))
     if engine.compile:
         # Readings ask for the gradient of single terms before that of their sum, through the same graph.
         functorch_config.donated_buffer = False
