@@ -24,7 +24,7 @@ def document() -> str:
     parts.append(
         "Every command also has `--help`, `--json` (one JSON object per event on stdout, text for people on stderr) "
         "and `--debug` (the traceback of an error). The exit code is 0 if everything asked for was done, 1 if some of "
-        "it failed, 2 for a wrong command line, 130 after Ctrl-C, 143 after SIGTERM."
+        "it failed or its output was no longer read, 2 for a wrong command line, 130 after Ctrl-C, 143 after SIGTERM."
     )
     return "\n\n".join(parts) + "\n"
 

@@ -271,6 +271,7 @@ def test_a_plan_does_nothing(srup: Any, nearest: Path) -> None:
         (("--size", "0x5"), "'0x5' is no size"),
         (("--size", "8x8", "-s", "2"), "not both"),
         (("--overwrite", "--skip-existing"), "not both"),
+        (("-m", "photo", "-m", "photo-psnr"), "use one --model"),
         (("--format", "bmp", "--skip-existing"), "a BMP cannot say how it was made"),
         (("--seed", "1"), "--seed belongs to --uncertainty"),
         (("--tile", "0"), "'0' is no tile"),
@@ -395,7 +396,10 @@ def test_a_plan_tells_what_will_not_be_done_and_what_will_be_lost(srup: Any, nea
     skipped = srup(*arguments, "-o", "b.png", "--skip-existing")
     assert (skipped.code, skipped.out) == (0, "a.png -> b.png\n  is there already\n")
     assert "does not say that srup made it" in srup(*arguments, "-o", "out.png", "--skip-existing").err
-    assert "200 x 100 -> 800 x 400" in srup(*arguments, "-o", "out.png").out
+    there = srup(*arguments, "-o", "out.png")
+    assert (there.code, "200 x 100 -> 800 x 400" in there.out) == (0, True)
+    assert there.err == "warning: out.png exists; it will take --overwrite or --skip-existing\n"
+    assert srup(*arguments, "-o", "out.png", "--overwrite").err == ""
 
 
 def test_a_plan_of_a_folder_passes_over_what_it_cannot_read(srup: Any, nearest: Path) -> None:

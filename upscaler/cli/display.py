@@ -73,7 +73,7 @@ class BatchDisplay:
             self._megapixels = event.estimate.width * event.estimate.height / 1e6
             self._begun, self._name, self._operations = self._begun + 1, name, 0.0
             self._wanted = event.estimate.operations
-            self.console.event("started", input=name, output=event.job.output, memory=event.estimate.memory)
+            self.console.event("started", input=name, output=event.job.output, memory=event.memory)
         elif isinstance(event, batch.Warned):
             self.console.warning(event.message, input=name)
         elif isinstance(event, batch.Finished):

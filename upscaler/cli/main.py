@@ -16,7 +16,7 @@ import typer
 
 from upscaler import __version__
 from upscaler.cli import evaluate, interpolate, models, prepare_data, train, upscale, zoom
-from upscaler.cli.console import Console
+from upscaler.cli.console import INTERRUPTED, TERMINATED, Console
 from upscaler.errors import UserError
 
 app = typer.Typer(
@@ -38,7 +38,6 @@ app.add_typer(models.app, name="models")
 # The interpreter would look through all that PyTorch has made before it leaves, which takes half a second.
 atexit.register(gc.freeze)
 
-_INTERRUPTED, _TERMINATED = 130, 143
 # Newer versions of typer carry a click of their own; this is the usage error of whichever is in use.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
@@ -98,12 +97,14 @@ def _code(arguments: list[str]) -> int:
         console.error(_one_line(error))
         code = 2
     except (KeyboardInterrupt, typer.Abort):
-        code = _INTERRUPTED
-    except SystemExit as ending:
-        if ending.code != _TERMINATED:  # typer's, for a pipe that nobody reads from
-            raise BrokenPipeError from ending
+        code = INTERRUPTED
+    except _Terminated:
         console.error("terminated")
-        code = _TERMINATED
+        code = TERMINATED
+    except SystemExit as ending:
+        if ending.code == 1:  # typer's, for a pipe that nobody reads from
+            raise BrokenPipeError from ending
+        return int(ending.code or 0)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -114,14 +115,18 @@ def _code(arguments: list[str]) -> int:
         if "--debug" not in arguments:
             console.error(f"unexpected {type(error).__name__}: {error} (a bug; run again with --debug and report it)")
         code = 1
-    if code == _INTERRUPTED:  # which typer gives for Ctrl-C, without a word
+    if code == INTERRUPTED:  # which typer gives for Ctrl-C, without a word
         console.error("interrupted")
     return code
 
 
+class _Terminated(SystemExit):
+    """SIGTERM came."""
+
+
 def _terminate(_: int, __: object) -> NoReturn:
     """Leave as after Ctrl-C, so that no half-written file stays behind."""
-    raise SystemExit(_TERMINATED)
+    raise _Terminated(TERMINATED)
 
 
 def _one_line(error: Exception) -> str:

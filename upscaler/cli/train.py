@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from upscaler.cli.console import Console, Progress
+from upscaler.cli.console import INTERRUPTED, Console, Progress
 from upscaler.cli.options import Debug, Device, Json
 from upscaler.errors import UserError
 
@@ -128,14 +128,20 @@ def train(
     order = Order(effective, folder, training_set, val, choose_device(device), max_hours, on_alarm.value)
     with ExitStack() as stack:
         display = _Display(console, effective, stack)
-        finished = run(
-            order,
-            init=weights,
-            resume=go_on,
-            notify=display.show,
-            warn=console.warning,
-            progress=display.fetching,
-        )
+        try:
+            finished = run(
+                order,
+                init=weights,
+                resume=go_on,
+                notify=display.show,
+                warn=console.warning,
+                progress=display.fetching,
+            )
+        except (KeyboardInterrupt, SystemExit) as ending:
+            if not display.closed:
+                raise
+            # It was stopped as it should be, and has said so.
+            raise SystemExit(ending.code if isinstance(ending, SystemExit) else INTERRUPTED) from None
     if finished.why == "alarm":
         raise typer.Exit(1)
 
@@ -174,6 +180,8 @@ class _Display:
         self._progress: Progress | None = None
         self._fetching: Progress | None = None
         self._line, self._rate = config.preset, ""
+        self.closed = False
+        """Whether the last words of the run were shown."""
         self._narrator = Narrator()
 
     def fetching(self, done: int, total: int) -> None:
@@ -226,6 +234,7 @@ class _Display:
                 self._stack.close()
                 for line in closing_words(event):
                     self._console.result(line)
+                self.closed = True
 
     def _say(self, event: Event) -> None:
         for line in self._narrator.lines(event):

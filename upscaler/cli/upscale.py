@@ -53,10 +53,12 @@ def upscale(
             "for several the folder 'upscaled'.",
         ),
     ] = None,
-    model: Annotated[
-        str,
-        typer.Option("-m", "--model", metavar="NAME|FILE|hf:REPO/FILE", help="See 'srup models list'."),
-    ] = "photo",
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-m", "--model", metavar="NAME|FILE|hf:REPO/FILE", help="See 'srup models list'. Without it: photo."
+        ),
+    ] = None,
     scale: Annotated[
         float | None,
         typer.Option("-s", "--scale", parser=parse_scale, metavar="FLOAT", help="Final scale, any number above 0."),
@@ -79,7 +81,9 @@ def upscale(
     ] = "auto",
     memory: Memory = None,
     plan: Annotated[bool, typer.Option("--plan", help="Show tiles, memory, time and bytes; do nothing.")] = False,
-    tta: Annotated[bool, typer.Option("--tta", help="Average over all flips and rotations: 8 times the work.")] = False,
+    tta: Annotated[
+        bool, typer.Option("--tta", help="Average over all turns: 8 times the work. photo has it built in.")
+    ] = False,
     format: Annotated[
         str | None,
         typer.Option(
@@ -133,6 +137,8 @@ def upscale(
 ) -> None:
     """Upscale pictures."""
     console = Console(json=json)
+    if models and len(models) > 1:
+        raise typer.BadParameter("use one --model; 'srup zoom' and 'srup evaluate' compare several")
     if scale is not None and size is not None:
         raise typer.BadParameter("use --scale or --size, not both")
     if overwrite and skip_existing:
@@ -159,27 +165,30 @@ def upscale(
     if noise is not None and not 0 < noise <= 255:
         raise typer.BadParameter("--noise is above 0 and at most 255 levels")
     existing: Literal["refuse", "overwrite", "skip"] = (
-        "skip" if skip_existing else "overwrite" if overwrite or plan else "refuse"
+        "skip" if skip_existing else "overwrite" if overwrite else "refuse"
     )
     sheets = [sheet for sheet in (uncertainty, compare) if sheet]
     if existing == "skip" and (there := [sheet for sheet in sheets if sheet.exists()]):
         raise UserError(f"{there[0]} exists; --skip-existing is for results alone: remove it or use another name")
     if sheets:
-        check_sheets(sheets, jobs[0], overwrite=existing == "overwrite")
+        check_sheets(sheets, jobs[0], overwrite=overwrite or plan)
 
     from upscaler.cli.display import BatchDisplay
     from upscaler.cli.loading import load_model
     from upscaler.model import batch, ranks
+    from upscaler.model.catalogue import DEFAULT
     from upscaler.model.equivariance import is_equivariant
     from upscaler.model.upscaler import Size, Upscaler
     from upscaler.model.weights import build_network
 
     several = len(jobs) > 1
     meeting = ranks.Meeting()
-    batch.check_existing(jobs, existing)
+    if not plan:
+        batch.check_existing(jobs, existing)
     meeting.wait("nothing is lost")
     jobs = ranks.share(jobs)
 
+    model = models[0] if models else DEFAULT
     weights = load_model(console, model, alpha)
     width, height = size or (None, None)
     network = build_network(weights)
@@ -260,6 +269,8 @@ def _show_plans(
                 console.event("skipped", input=job.input, output=job.output)
                 console.result(f"{job.input} -> {job.output}\n  is there already")
                 continue
+            if job.output.exists() and settings.existing == "refuse":
+                console.warning(f"{job.output} exists; it will take --overwrite or --skip-existing", input=job.input)
             picture = wanted.picture
             estimate = estimated(upscaler, job, picture, settings.size)
             noisy = estimate_spread(upscaler, picture, settings.size) if uncertainty else None

@@ -230,7 +230,7 @@ def _refuse_frames(path: Path, format: str, image: Any) -> None:
             several = several or ("several frames" if is_sequence(file, format) else "")
     if several:
         raise UserError(
-            f"cannot read {path}: it has {several}; save one by itself, or pass --first-frame where a command has it"
+            f"cannot read {path}: it has {several}; save one by itself (upscale and prepare-data have --first-frame)"
         )
 
 

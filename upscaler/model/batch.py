@@ -36,6 +36,8 @@ class Started:
 
     job: Job
     estimate: Estimate
+    memory: int
+    """Predicted peak of all that this process will hold, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ class _Batch:
             self.notify(Warned(job, message))
         estimate = estimated(self.upscaler, job, picture.source, self.settings.size)
         start = time.perf_counter()
-        self.notify(Started(job, estimate))
+        self.notify(Started(job, estimate, self.upscaler.in_all(estimate)))
         bands = Bands()
         try:
             written = self.writer.submit(_write, job, picture, estimate, self.settings, bands)
