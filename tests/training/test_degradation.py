@@ -12,11 +12,12 @@ from torch import Generator, Tensor
 from upscaler.errors import UserError
 from upscaler.images.resize import resize_tensor
 from upscaler.training.degradation import PRESETS, Classic, Degradation, Stage, find_preset, preset_sheet
+from upscaler.training.jpeg import jpeg
 from upscaler.training.kernels import Blur
 from upscaler.training.noise import Noise
 
 NAMES = tuple(PRESETS)
-RANDOM = ("noise", "realesrgan")
+RANDOM = ("noise", "jpeg", "realesrgan")
 LABEL = 26
 """Height of a label on the sheet."""
 
@@ -242,11 +243,20 @@ def test_noise_is_bicubic_with_colour_noise_of_a_sigma_drawn_for_each_picture() 
     assert float(measured) == pytest.approx(10, abs=0.3)
 
 
+def test_every_other_picture_is_a_jpeg() -> None:
+    hr = torch.rand(200, 3, 32, 32, generator=seeded())
+    clean, made = PRESETS["bicubic"](hr, 2, seeded()), PRESETS["jpeg"](hr, 2, seeded())
+    changed = (made != clean).flatten(1).any(1)
+    assert 80 < int(changed.sum()) < 120
+    always = Classic("bicubic", jpeg_quality=(80.0, 80.0), jpeg_probability=1.0)
+    assert torch.equal(always(hr[:4], 2, seeded()), jpeg(clean[:4], torch.full((4,), 80.0)))
+
+
 def test_presets_are_found_by_name_and_offered_by_likeness() -> None:
     assert find_preset("realesrgan") is PRESETS["realesrgan"]
     with pytest.raises(UserError, match=r"^no degradation is called 'Bicubik'; did you mean bicubic\?$"):
         find_preset("Bicubik")
-    with pytest.raises(UserError, match=r"'zzz'; there are bicubic, nearest, blur, noise, realesrgan$"):
+    with pytest.raises(UserError, match=r"'zzz'; there are bicubic, nearest, blur, noise, jpeg, realesrgan$"):
         find_preset("zzz")
 
 

@@ -44,7 +44,7 @@ from upscaler.training.noise import Noise
 from upscaler.transfers import sent
 
 _SHEET_SIDE = 384
-_SHEET_DRAWS = {"noise": 2, "realesrgan": 6}
+_SHEET_DRAWS = {"noise": 2, "jpeg": 2, "realesrgan": 4}
 _METHODS = ("area", "bilinear", "bicubic")
 
 
@@ -166,7 +166,7 @@ class Degradation:
 
 @dataclass(frozen=True)
 class Classic:
-    """One reduction, then noise.
+    """One reduction, then noise and JPEG.
 
     Attributes:
         method: "bicubic" is MATLAB's antialiased ``imresize``; "nearest" takes the pixel at
@@ -174,11 +174,15 @@ class Classic:
             the LR pixels out to 4 sigma, so that the picture does not move at even scales either.
         blur_sigma: of the Gaussian averages, in HR pixels.
         noise: what is added to the LR pictures, if anything.
+        jpeg_quality: on libjpeg's scale.
+        jpeg_probability: how often an LR picture becomes a JPEG.
     """
 
     method: Literal["bicubic", "nearest", "gaussian"]
     blur_sigma: float = 1.6
     noise: Noise | None = None
+    jpeg_quality: Range = (75.0, 100.0)
+    jpeg_probability: float = 0.0
 
     @torch.no_grad()
     def __call__(self, hr: Tensor, scale: int, generator: Generator) -> Tensor:
@@ -192,6 +196,9 @@ class Classic:
             x = gaussian_averages(hr, self.blur_sigma, ceil(4 * self.blur_sigma), scale)
         if self.noise is not None:
             x = self.noise.add(x, generator)
+        if self.jpeg_probability:
+            quality = uniform(self.jpeg_quality, len(x), generator)
+            x = _jpeg_some(x, quality, chance(self.jpeg_probability, len(x), generator))
         return _levels(x)
 
 
@@ -203,10 +210,12 @@ PRESETS: Mapping[str, Degrade] = MappingProxyType(
         "noise": Classic(
             "bicubic", noise=Noise(gaussian_probability=1.0, gaussian_sigma=(1.0, 25.0), grey_probability=0.0)
         ),
+        "jpeg": Classic("bicubic", jpeg_probability=0.5),
         "realesrgan": Degradation(),
     }
 )
-"""By name. "blur" is the benchmark known as BD (sigma 1.6); "noise" has the sigmas of Real-ESRGAN's second stage."""
+"""By name. "blur" is the benchmark known as BD (sigma 1.6); "noise" has the sigmas of Real-ESRGAN's second stage,
+"jpeg" the qualities of cameras and of the web in every other picture."""
 
 
 def find_preset(name: str) -> Degrade:
