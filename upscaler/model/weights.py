@@ -148,7 +148,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str], str]:
         raise ValueError(f"it is no safetensors file: its header would be {int.from_bytes(start[:8], 'little')} bytes")
     if path.suffix == ".bin":
         param = path.with_suffix(".param").name
-        raise ValueError(f"it is no PyTorch file; the .bin of an ncnn pair needs {param} beside it")
+        raise ValueError(f"it is no PyTorch file; if it is one of an ncnn pair, {param} must lie beside it")
     raise ValueError("it is neither safetensors nor a PyTorch file nor ncnn")
 
 
@@ -248,7 +248,7 @@ def _read_ncnn(path: Path) -> tuple[dict[str, Tensor], dict[str, str], str]:
     param, binary = path.with_suffix(".param"), path.with_suffix(".bin")
     for file in (param, binary):
         if not file.exists():
-            raise ValueError(f"it is one of an ncnn pair, and needs {file.name} beside it")
+            raise ValueError(f"it is one of an ncnn pair; {file.name} must lie beside it")
     tensors, metadata = ncnn.read_ncnn(param, binary)
     return tensors, metadata, hashlib.sha256(param.read_bytes() + binary.read_bytes()).hexdigest()
 
