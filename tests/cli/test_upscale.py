@@ -398,7 +398,7 @@ def test_a_plan_tells_what_will_not_be_done_and_what_will_be_lost(srup: Any, nea
     assert "does not say that srup made it" in srup(*arguments, "-o", "out.png", "--skip-existing").err
     there = srup(*arguments, "-o", "out.png")
     assert (there.code, "200 x 100 -> 800 x 400" in there.out) == (0, True)
-    assert there.err == "warning: out.png exists; it will take --overwrite or --skip-existing\n"
+    assert there.err == "warning: out.png exists; it needs --overwrite or --skip-existing\n"
     assert srup(*arguments, "-o", "out.png", "--overwrite").err == ""
 
 

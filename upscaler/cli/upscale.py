@@ -156,7 +156,7 @@ def upscale(
     formats = {format or SUFFIXES[job.output.suffix.lower()] for job in jobs}
     if quality is not None and not any(map(takes_quality, formats)):
         raise typer.BadParameter(f"--quality is for JPEG, WebP and AVIF, and not for {', '.join(sorted(formats))}")
-    if skip_existing and "bmp" in formats:
+    if skip_existing and formats == {"bmp"}:
         raise typer.BadParameter("a BMP cannot say how it was made, as --skip-existing needs it; use --format png")
     if len(jobs) > 1 and (uncertainty or compare):
         raise typer.BadParameter("--uncertainty and --compare are for one picture")
@@ -270,7 +270,7 @@ def _show_plans(
                 console.result(f"{job.input} -> {job.output}\n  is there already")
                 continue
             if job.output.exists() and settings.existing == "refuse":
-                console.warning(f"{job.output} exists; it will take --overwrite or --skip-existing", input=job.input)
+                console.warning(f"{job.output} exists; it needs --overwrite or --skip-existing", input=job.input)
             picture = wanted.picture
             estimate = estimated(upscaler, job, picture, settings.size)
             noisy = estimate_spread(upscaler, picture, settings.size) if uncertainty else None

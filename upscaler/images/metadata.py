@@ -28,8 +28,8 @@ _DESCRIPTIVE = frozenset(
 # Silencing warnings is not safe between threads, and pictures are read in one and written in another.
 _ONE_AT_A_TIME = Lock()
 _EXIF_MAGIC = b"Exif\0\0"
-_EXIF_BYTES = 65_533
-"""The room of a JPEG's segment; libvips leaves out a longer block in all formats but TIFF."""
+_EXIF_BYTES = 65_200
+"""The room of a JPEG's segment, less what libvips adds; it leaves out a longer block in all formats but TIFF."""
 _ICC_HEADER = 128
 _ICC_SPACE = slice(16, 20)
 _ICC_MAGIC = slice(36, 40)
